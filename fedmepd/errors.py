@@ -1,0 +1,53 @@
+"""The exception tree of `fedmepd`: everything a person can mend derives from `FedmepdError`.
+
+An error states the problem and, where there is one, the remedy. Command lines print it as one line and exit with
+code 2; programming faults are ordinary Python exceptions and are not caught.
+"""
+
+from __future__ import annotations
+
+
+class FedmepdError(Exception):
+    """A fault that the person who started the command can mend.
+
+    Args:
+        problem: What is wrong, naming the field, file or case; no full stop at the end.
+        remedy: What to do about it; no full stop at the end.
+    """
+
+    def __init__(self, problem: str, *, remedy: str | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        """Return problem and remedy as one line."""
+        return f"{self.problem}. {self.remedy}." if self.remedy else f"{self.problem}."
+
+
+class ConfigError(FedmepdError):
+    """A configuration key, value or combination is wrong."""
+
+
+class TaskError(FedmepdError):
+    """A task description (modalities, classes, regions) is wrong or unknown."""
+
+
+class CohortError(FedmepdError):
+    """A cohort, case or image file cannot be used."""
+
+
+class PhantomError(FedmepdError):
+    """Phantoms cannot be made as asked."""
+
+
+class ModelFileError(FedmepdError):
+    """A model file is missing, corrupted or of another architecture."""
+
+
+class RunError(FedmepdError):
+    """A run folder cannot be written, read or resumed."""
+
+
+class UpdateError(FedmepdError):
+    """A site's update breaks the contract of the round (shape, finiteness, headroom)."""
