@@ -113,7 +113,9 @@ def from_dict(data: dict[str, Any], *, source: str) -> Task:
             regions=regions,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise TaskError(f"{source}: not a task description ({error})", remedy="compare fedmepd/tasks/brats.toml") from error
+        raise TaskError(
+            f"{source}: not a task description ({error})", remedy="compare fedmepd/tasks/brats.toml"
+        ) from error
     _check(task, source)
     return task
 
@@ -130,7 +132,9 @@ def load_task(name_or_path: str | Path) -> Task:
         return from_dict(tomllib.loads(shipped[str(name_or_path)].read_text()), source=f"task {name_or_path}")
     path = Path(name_or_path)
     if not path.is_file():
-        raise TaskError(f"no task {str(name_or_path)!r}", remedy=f"use one of {', '.join(sorted(shipped))} or a TOML file")
+        raise TaskError(
+            f"no task {str(name_or_path)!r}", remedy=f"use one of {', '.join(sorted(shipped))} or a TOML file"
+        )
     try:
         return from_dict(tomllib.loads(path.read_text()), source=str(path))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,0 +1,179 @@
+"""Building blocks of all networks: convolution -> instance norm -> LeakyReLU, and upsampling.
+
+`norm_activation` keeps only its output for the backward pass: without affine parameters, instance norm followed by
+LeakyReLU can be inverted from the output, which the next convolution keeps anyway. That halves the activation memory
+of a block. Activations are channels-last throughout, which doubles the speed of 3-D convolutions on CPUs.
+
+A convolution that feeds an instance norm has an inert bias: the norm subtracts it again. Such biases are part of the
+published architecture and its parameter counts, so they exist, frozen at zero, and are left out of the computation.
+
+Source: paper section "network", after RFNet (Ding et al., ICCV 2021).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812  the customary name
+from jaxtyping import Float
+from torch import Tensor, nn
+
+NEGATIVE_SLOPE = 0.2
+_EPSILON = 1e-5
+_CHUNK = 1 << 19  # elements handled at once in the backward pass: temporaries stay in the cache
+_GROUP_NORM_MIN_CHANNELS = 8  # below this PyTorch's channels-last group norm isn't vectorised
+_SLOW_CONVOLUTION_NUMEL = 20480  # at batch 1 and N*C*D*H up to this PyTorch falls to a slow CPU convolution
+
+
+class _NormActivation(torch.autograd.Function):
+    """Instance norm and LeakyReLU of a channels-last volume, saving the output only."""
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        batch, channels = x.shape[:2]
+        count = x[0, 0].numel()
+        if channels >= _GROUP_NORM_MIN_CHANNELS and count > channels:
+            normed, _, scale = torch.native_group_norm(x, None, None, batch, channels, count, channels, _EPSILON)
+            return F.leaky_relu_(normed, NEGATIVE_SLOPE), scale.view(batch, 1, channels)
+        voxels = as_voxels(x)
+        out = voxels - torch.bmm(_averager(voxels), voxels)
+        scale = torch.rsqrt(torch.bmm(_averager(voxels), out * out) + _EPSILON)
+        return as_volume(F.leaky_relu_(out.mul_(scale), NEGATIVE_SLOPE), x.shape), scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:  # noqa: ARG004
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, grad_volume: Tensor, _grad_scale: Tensor) -> Tensor:  # type: ignore[override]
+        volume, scale = ctx.saved_tensors
+        out, grad = as_voxels(volume), as_voxels(grad_volume)
+        result = torch.empty_like(out)
+        rows = max(1, _CHUNK // out.shape[2])
+        pieces = list(zip(grad.split(rows, 1), out.split(rows, 1), result.split(rows, 1), strict=True))
+        mean_grad, mean_product = torch.zeros_like(scale), torch.zeros_like(scale)
+        for grad_piece, out_piece, result_piece in pieces:
+            result_piece.copy_(torch.ops.aten.leaky_relu_backward(grad_piece, out_piece, NEGATIVE_SLOPE, True))
+            average = out.new_full((1, 1, 1), 1 / out.shape[1]).expand(out.shape[0], 1, out_piece.shape[1])
+            mean_grad.baddbmm_(average, result_piece)
+            mean_product.baddbmm_(average, result_piece * F.leaky_relu(out_piece, 1 / NEGATIVE_SLOPE))
+        for _, out_piece, result_piece in pieces:
+            normed = F.leaky_relu(out_piece, 1 / NEGATIVE_SLOPE)
+            result_piece.sub_(mean_grad).addcmul_(normed, mean_product, value=-1).mul_(scale)
+        return as_volume(result, volume.shape)
+
+
+def _averager(voxels: Tensor) -> Tensor:
+    """Return [batch, 1, voxels] weights whose product with the voxels is their mean (a matrix product is fastest)."""
+    batch, count, _ = voxels.shape
+    return voxels.new_full((1, 1, 1), 1 / count).expand(batch, 1, count)
+
+
+def as_voxels(x: Float[Tensor, "batch channel d h w"]) -> Float[Tensor, "batch voxel channel"]:
+    """View a channels-last volume as a matrix of voxels (copies only if it isn't channels-last)."""
+    return x.permute(0, 2, 3, 4, 1).flatten(1, 3)
+
+
+def as_volume(
+    voxels: Float[Tensor, "batch voxel channel"], shape: torch.Size | tuple[int, ...]
+) -> Float[Tensor, "batch channel d h w"]:
+    """Invert `as_voxels` for a volume whose last three sizes are those of `shape`."""
+    return voxels.unflatten(1, tuple(shape[-3:])).permute(0, 4, 1, 2, 3)
+
+
+def norm_activation(x: Float[Tensor, "batch channel d h w"]) -> Float[Tensor, "batch channel d h w"]:
+    """Normalise each channel of each sample over its voxels, then LeakyReLU(0.2)."""
+    if x.is_cuda:  # cuDNN's own kernels are the fast ones there, and autocast knows them
+        return F.leaky_relu(F.instance_norm(x), NEGATIVE_SLOPE)
+    out, _ = _NormActivation.apply(x.contiguous(memory_format=torch.channels_last_3d))  # type: ignore[no-untyped-call]
+    return out  # type: ignore[no-any-return]
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1) -> Tensor:
+    """Convolve with padding that keeps the size (stride 1) or halves it (stride 2).
+
+    At batch 1 and small sizes the sample is doubled on CPUs, because the kernel that PyTorch then takes is four
+    times faster for two samples than its other one is for one.
+    """
+    padding = weight.shape[-1] // 2
+    size = x.shape
+    lonely = size[0] == 1 and padding and not x.is_cuda
+    if lonely and stride == 1 and size[1] * size[2] * size[3] <= _SLOW_CONVOLUTION_NUMEL:
+        doubled = torch.cat([x, x.detach()]).contiguous(memory_format=torch.channels_last_3d)
+        return F.conv3d(doubled, weight, bias, stride, padding)[:1]
+    return F.conv3d(x, weight, bias, stride, padding)
+
+
+class Block(nn.Module):
+    """Convolution -> instance norm (no affine) -> LeakyReLU(0.2).
+
+    Args:
+        inputs: Input channels.
+        outputs: Output channels, that is filters.
+        kernel: Edge of the cubic kernel, 1 or 3.
+        stride: 1, or 2 to halve the resolution.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(inputs, outputs, kernel, stride, kernel // 2)
+        freeze_inert_bias(self.conv)
+        self.stride = stride
+
+    def forward(self, x: Float[Tensor, "batch i d h w"]) -> Float[Tensor, "batch o d2 h2 w2"]:
+        """Return the activated feature map."""
+        return norm_activation(convolve(x, self.conv.weight, stride=self.stride))
+
+
+class StackedBlock(nn.Module):
+    """A 1x1x1 block over the stacked features of all modalities, computed on those that are present.
+
+    With absent modalities at zero, the convolution over the whole stack equals the convolution of the present
+    features with the present slices of the weight; the absent slices get no gradient.
+
+    Args:
+        modalities: Number of modalities of the federation.
+        channels: Channels per modality.
+        outputs: Filters.
+    """
+
+    def __init__(self, modalities: int, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(modalities * channels, outputs, 1)
+        freeze_inert_bias(self.conv)
+        self.channels = channels
+
+    def forward(self, x: Float[Tensor, "batch i d h w"], present: tuple[int, ...]) -> Float[Tensor, "batch o d h w"]:
+        """Return the activated feature map.
+
+        Args:
+            x: Features of the present modalities, stacked in canonical order.
+            present: Their positions among the federation's modalities.
+        """
+        return norm_activation(F.conv3d(x, present_slices(self.conv.weight, present, self.channels)))
+
+
+def present_slices(weight: Float[Tensor, "o i *k"], present: tuple[int, ...], channels: int) -> Tensor:
+    """Return the input slices of a stacked weight that belong to the present modalities."""
+    if len(present) * channels == weight.shape[1]:
+        return weight
+    return torch.cat([weight[:, m * channels : (m + 1) * channels] for m in present], dim=1)
+
+
+def upsample(x: Float[Tensor, "batch channel d h w"], scale: int = 2) -> Tensor:
+    """Upsample trilinearly with aligned corners."""
+    return F.interpolate(x, scale_factor=scale, mode="trilinear", align_corners=True)
+
+
+def class_probabilities(scores: Float[Tensor, "batch class d h w"]) -> Float[Tensor, "batch class d h w"]:
+    """Return the softmax over classes, in single precision at least."""
+    return F.softmax(scores, dim=1, dtype=torch.promote_types(scores.dtype, torch.float32))
+
+
+def freeze_inert_bias(conv: nn.Conv3d) -> None:
+    """Mark a bias that an instance norm cancels as frozen, at zero."""
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+        conv.bias.requires_grad_(requires_grad=False)
