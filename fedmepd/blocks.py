@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 NEGATIVE_SLOPE = 0.2
 _EPSILON = 1e-5
-_CHUNK = 1 << 19  # elements handled at once in the backward pass: temporaries stay in the cache
-_GROUP_NORM_MIN_CHANNELS = 8  # below this PyTorch's channels-last group norm isn't vectorised
+_CHUNK = 1 << 18  # elements handled at once: temporaries stay in the cache
+_BLOCK = 256  # voxels summed in single precision before double precision takes over
 _SLOW_CONVOLUTION_NUMEL = 20480  # at batch 1 and N*C*D*H up to this PyTorch falls to a slow CPU convolution
 
 
@@ -31,15 +31,17 @@ class _NormActivation(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        batch, channels = x.shape[:2]
-        count = x[0, 0].numel()
-        if channels >= _GROUP_NORM_MIN_CHANNELS and count > channels:
-            normed, _, scale = torch.native_group_norm(x, None, None, batch, channels, count, channels, _EPSILON)
-            return F.leaky_relu_(normed, NEGATIVE_SLOPE), scale.view(batch, 1, channels)
         voxels = as_voxels(x)
-        out = voxels - torch.bmm(_averager(voxels), voxels)
-        scale = torch.rsqrt(torch.bmm(_averager(voxels), out * out) + _EPSILON)
-        return as_volume(F.leaky_relu_(out.mul_(scale), NEGATIVE_SLOPE), x.shape), scale
+        mean = _voxel_sum(voxels).div_(voxels.shape[1]).to(x.dtype)
+        out = torch.empty_like(voxels)
+        squares = torch.zeros_like(mean, dtype=torch.float64)
+        for piece, source in zip(_pieces(out), _pieces(voxels), strict=True):
+            torch.sub(source, mean, out=piece)
+            squares += _voxel_sum(piece * piece)
+        scale = torch.rsqrt(squares / voxels.shape[1] + _EPSILON).to(x.dtype)
+        for piece in _pieces(out):
+            F.leaky_relu_(piece.mul_(scale), NEGATIVE_SLOPE)
+        return as_volume(out, x.shape), scale
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:  # noqa: ARG004
@@ -51,24 +53,30 @@ class _NormActivation(torch.autograd.Function):
         volume, scale = ctx.saved_tensors
         out, grad = as_voxels(volume), as_voxels(grad_volume)
         result = torch.empty_like(out)
-        rows = max(1, _CHUNK // out.shape[2])
-        pieces = list(zip(grad.split(rows, 1), out.split(rows, 1), result.split(rows, 1), strict=True))
-        mean_grad, mean_product = torch.zeros_like(scale), torch.zeros_like(scale)
+        pieces = list(zip(_pieces(grad), _pieces(out), _pieces(result), strict=True))
+        mean_grad = torch.zeros_like(scale, dtype=torch.float64)
+        mean_product = torch.zeros_like(mean_grad)
         for grad_piece, out_piece, result_piece in pieces:
             result_piece.copy_(torch.ops.aten.leaky_relu_backward(grad_piece, out_piece, NEGATIVE_SLOPE, True))
-            average = out.new_full((1, 1, 1), 1 / out.shape[1]).expand(out.shape[0], 1, out_piece.shape[1])
-            mean_grad.baddbmm_(average, result_piece)
-            mean_product.baddbmm_(average, result_piece * F.leaky_relu(out_piece, 1 / NEGATIVE_SLOPE))
+            mean_grad += _voxel_sum(result_piece)
+            mean_product += _voxel_sum(F.leaky_relu(out_piece, 1 / NEGATIVE_SLOPE).mul_(result_piece))
+        mean_grad, mean_product = ((m / out.shape[1]).to(out.dtype) for m in (mean_grad, mean_product))
         for _, out_piece, result_piece in pieces:
             normed = F.leaky_relu(out_piece, 1 / NEGATIVE_SLOPE)
-            result_piece.sub_(mean_grad).addcmul_(normed, mean_product, value=-1).mul_(scale)
+            result_piece.sub_(mean_grad).sub_(normed.mul_(mean_product)).mul_(scale)
         return as_volume(result, volume.shape)
 
 
-def _averager(voxels: Tensor) -> Tensor:
-    """Return [batch, 1, voxels] weights whose product with the voxels is their mean (a matrix product is fastest)."""
-    batch, count, _ = voxels.shape
-    return voxels.new_full((1, 1, 1), 1 / count).expand(batch, 1, count)
+def _pieces(voxels: Tensor) -> tuple[Tensor, ...]:
+    """Split along the voxels into parts whose temporaries stay in the cache."""
+    rows = max(_BLOCK, _CHUNK // voxels.shape[2] // _BLOCK * _BLOCK)
+    return voxels.split(rows, dim=1)
+
+
+def _voxel_sum(voxels: Float[Tensor, "batch voxel channel"]) -> Float[Tensor, "batch 1 channel"]:
+    """Sum over the voxels in double precision over single-precision blocks: fast, and exact enough for large volumes."""
+    block = min(voxels.shape[1] & -voxels.shape[1], _BLOCK)
+    return voxels.unflatten(1, (-1, block)).sum(dim=2).sum(dim=1, keepdim=True, dtype=torch.float64)
 
 
 def as_voxels(x: Float[Tensor, "batch channel d h w"]) -> Float[Tensor, "batch voxel channel"]:

@@ -94,7 +94,7 @@ def from_dict(data: dict[str, Any], *, source: str) -> Task:
     unknown, missing = set(data) - _KEYS, _KEYS - set(data)
     if unknown or missing:
         word, keys = ("unknown", unknown) if unknown else ("missing", missing)
-        raise TaskError(f"{source}: {word} key {sorted(keys)[0]!r}", remedy=f"a task has: {', '.join(sorted(_KEYS))}")
+        raise TaskError(f"{source}: {word} key {min(keys)!r}", remedy=f"a task has: {', '.join(sorted(_KEYS))}")
     try:
         classes = tuple(str(name) for name in data["classes"])
         regions = tuple(
