@@ -12,7 +12,6 @@ Torch-free; knows no networks.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from math import floor, log2
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmepd.errors import ConfigError, UpdateError
+from fedmepd.seeds import seed_of
 
 Ring = npt.NDArray[np.uint32]
 _HALF_RING = 1 << 31
@@ -76,5 +76,4 @@ def fixed_point(*, clip: float, sites: int) -> FixedPoint:
 
 def rounding_stream(*parts: object) -> np.random.Generator:
     """Return the random stream of one (run, round, site, segment), the same on every platform."""
-    digest = hashlib.sha256("\x1f".join(str(part) for part in ("fedmepd.rounding", *parts)).encode()).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+    return np.random.Generator(np.random.Philox(key=seed_of("rounding", *parts)))

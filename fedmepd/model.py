@@ -6,7 +6,6 @@ by (seed, parameter name), so members that own different modalities start from t
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +19,7 @@ from fedmepd.calibration import Calibration, CalibrationStyle
 from fedmepd.encoders import Encoder
 from fedmepd.errors import ConfigError
 from fedmepd.fusion import Decoded, FusionDecoder
+from fedmepd.seeds import seed_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +46,9 @@ class Architecture:
         if self.width < 4 or self.width % 4:  # noqa: PLR2004  C/4 channels in the PRM
             raise ConfigError(f"network.width = {self.width}", remedy="use a multiple of 4")
 
-    @property
-    def present(self) -> tuple[int, ...]:
-        """Positions of the member's modalities among the federation's."""
-        return tuple(self.modalities.index(name) for name in self.own)
+    def positions(self, names: tuple[str, ...]) -> tuple[int, ...]:
+        """Return the positions of modalities among the federation's."""
+        return tuple(self.modalities.index(name) for name in names)
 
 
 @dataclass(slots=True)
@@ -105,12 +104,12 @@ class Network(nn.Module):
         if self.calibration is not None:
             self.calibration.initialise(_generator(seed, "calibration"))
 
-    def features(self, images: Float[Tensor, "batch own d h w"]) -> list[list[Tensor]]:
-        """Run the encoders: four feature maps per own modality, in canonical order."""
+    def features(self, images: Float[Tensor, "batch given d h w"], given: tuple[str, ...]) -> list[list[Tensor]]:
+        """Run the encoders: four feature maps per given modality, in canonical order."""
         images = images.contiguous(memory_format=torch.channels_last_3d)
-        return [encoder(images[:, i : i + 1]) for i, encoder in enumerate(self.encoders.values())]
+        return [self.encoders[name](images[:, i : i + 1]) for i, name in enumerate(given)]
 
-    def decode(self, maps: list[list[Tensor]], anchors: Anchors | None = None) -> Decoded:
+    def decode(self, maps: list[list[Tensor]], given: tuple[str, ...], anchors: Anchors | None = None) -> Decoded:
         """Fuse feature maps into predictions, calibrated by the anchors where the member has LACCA."""
         if self.decoder is None:
             raise TypeError("a shared network has no fusion decoder")
@@ -122,29 +121,36 @@ class Network(nn.Module):
                 out: Tensor = calibration(level, feature, table.level(level), table.attendable)
                 return out
 
-        return self.decoder(maps, self.architecture.present, calibrate)  # type: ignore[no-any-return]
+        return self.decoder(maps, self.architecture.positions(given), calibrate)  # type: ignore[no-any-return]
 
-    def forward(self, images: Float[Tensor, "batch own d h w"], anchors: Anchors | None = None) -> Output:
+    def forward(
+        self,
+        images: Float[Tensor, "batch given d h w"],
+        anchors: Anchors | None = None,
+        given: tuple[str, ...] | None = None,
+    ) -> Output:
         """Predict; in training mode with the deep and auxiliary predictions beside.
 
         Args:
-            images: The member's modalities in canonical order, every edge divisible by 8.
+            images: Images of the given modalities in canonical order, every edge divisible by 8 and at least 16.
             anchors: Anchors of the round, used where the member has LACCA.
+            given: Which of the member's modalities are given; all of them by default.
         """
+        given = given or self.architecture.own
         if self.shared is not None:
-            return Output(self.shared(self._scatter(images)))
-        maps = self.features(images)
-        decoded = self.decode(maps, anchors)
+            return Output(self.shared(self._scatter(images, given)))
+        maps = self.features(images, given)
+        decoded = self.decode(maps, given, anchors)
         if not self.training or self.auxiliary is None:
             return Output(decoded.probabilities, fused=decoded.fused)
         prm = [upsample(p, 1 << i) if i else p for i, p in enumerate(decoded.prm)]
         return Output(decoded.probabilities, prm, [self.auxiliary(m) for m in maps], decoded.fused)
 
-    def _scatter(self, images: Tensor) -> Tensor:
-        """Place the own modalities among zeros, as the shared network expects them."""
+    def _scatter(self, images: Tensor, given: tuple[str, ...]) -> Tensor:
+        """Place the given modalities among zeros, as the shared network expects them."""
         a = self.architecture
         full = images.new_zeros(images.shape[0], len(a.modalities), *images.shape[2:])
-        full[:, list(a.present)] = images
+        full[:, list(a.positions(given))] = images
         return full.contiguous(memory_format=torch.channels_last_3d)
 
 
@@ -153,12 +159,6 @@ def build(architecture: Architecture, seed: int) -> Network:
     network = Network(architecture).to(memory_format=torch.channels_last_3d)
     network.initialise(seed)
     return network
-
-
-def seed_of(*parts: object) -> int:
-    """Derive a 63-bit seed from any printable parts, independent of platform and order of calls."""
-    digest = hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
 
 
 def _generator(seed: int, name: str) -> torch.Generator:

@@ -1,0 +1,378 @@
+"""What a round means: state in, state out. Used unchanged by the simulation and by the services.
+
+Everything here is a function of its arguments. Training itself comes in as a function (`Train`), as does the release
+of anchors, so neither data nor privacy mechanisms are known here.
+
+Order of events in round r (1..R): the server's state gives a `Broadcast`; each site merges it with its personal
+filters, trains, and contributes (`site_round`); the sums are opened; the server applies them, trains on its full-modal
+patients and refreshes the anchors (`server_round`). Round 0 is `server_start`.
+
+Source: paper section "training", method section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from fedmepd.aggregation import Contribution, Opened, Quantisation, SegmentUpdate, pack
+from fedmepd.anchors import Anchors
+from fedmepd.layout import FloatArray, Layout, Segment
+from fedmepd.methods import Method
+from fedmepd.personalization import SlotState, Status, advance, apply_announced, fresh, open_slots
+from fedmepd.training import Trained
+
+SERVER_SHARE = 0.3  # of the server's own decoder in the new global one
+Counts = Mapping[str, npt.NDArray[np.int64]]
+AnchorRelease = Callable[[Mapping[str, Tensor], Anchors | None, int], Anchors]
+
+
+class Train(Protocol):
+    """Local training as rounds see it."""
+
+    def __call__(
+        self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], anchors: Anchors | None, round_number: int
+    ) -> Trained:
+        """Train for one round."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What all members of a run agree on.
+
+    Attributes:
+        run: Name and seed of the run, part of the rounding streams.
+        method: What is shared.
+        layout: How vectors are cut.
+        formats: Fixed-point formats.
+        warmup: Rounds before personalisation starts.
+        patience: P, rounds of disagreement after which a filter becomes personal.
+        contribute_all: Contribute personal filters as well (personalisation acts on the download only).
+        minimum: Fewest contributors to a sum.
+        dropouts: Tolerated dropouts per segment.
+    """
+
+    run: str
+    method: Method
+    layout: Layout
+    formats: Quantisation
+    warmup: int
+    patience: int
+    contribute_all: bool = False
+    minimum: int = 1
+    dropouts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerState:
+    """The server between rounds.
+
+    Attributes:
+        round_number: Last completed round.
+        weights: The global model.
+        moments: Optimiser moments of the server's training.
+        anchors: Anchors, for methods that have them.
+        counts: Contributors that are announced for the next round, per segment and slot.
+        samples: Training patients of all sites, from the last opened sum (0 before it).
+    """
+
+    round_number: int
+    weights: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+    anchors: Anchors | None
+    counts: Counts
+    samples: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broadcast:
+    """What a site downloads in a round.
+
+    Attributes:
+        round_number: The round that begins.
+        weights: Federated parameters of the site's own modalities and the decoder.
+        anchors: Anchors, for methods that have them.
+        counts: Contributors announced for this round.
+        owners: Sites per segment of this round's roster.
+        samples: Training patients of all sites (0 if not yet known).
+    """
+
+    round_number: int
+    weights: Mapping[str, Tensor]
+    anchors: Anchors | None
+    counts: Counts
+    owners: Mapping[str, int]
+    samples: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteState:
+    """A site between rounds; all of it stays at the site.
+
+    Attributes:
+        round_number: Last round it trained in.
+        weights: All its weights, LACCA and auxiliary decoder included.
+        moments: Optimiser moments.
+        slots: Personalisation per segment.
+        received: Filter values of the last broadcast, per segment.
+        moved: Change of the filter values in the last local training, per segment.
+    """
+
+    round_number: int
+    weights: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+    slots: Mapping[str, SlotState] = field(default_factory=dict)
+    received: Mapping[str, FloatArray] = field(default_factory=dict)
+    moved: Mapping[str, FloatArray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteResult:
+    """What a site has after its part of a round; only the contribution leaves it."""
+
+    state: SiteState
+    contribution: Contribution
+    trained: Trained
+
+
+def site_start(weights: Mapping[str, Tensor], rules: Rules, own: Sequence[str]) -> SiteState:
+    """Return a site's state before round 1."""
+    slots = {s.name: fresh(s, patience=rules.patience) for s in rules.layout.for_member(own)}
+    return SiteState(round_number=0, weights=weights, moments={}, slots=slots)
+
+
+def server_start(
+    weights: Mapping[str, Tensor], train: Train, release: AnchorRelease | None, roster: Mapping[str, int], rules: Rules
+) -> tuple[ServerState, Trained]:
+    """Round 0: one server training from random weights, first anchors.
+
+    Args:
+        weights: Fresh weights.
+        train: The server's training.
+        release: Makes anchors from weights, previous anchors and round; None for methods without.
+        roster: Sites per segment.
+        rules: The run's rules.
+    """
+    trained = train(weights, {}, None, 0)
+    counts = {s.name: np.full(s.slots, roster[s.name], np.int64) for s in rules.layout.segments}
+    anchors = None if release is None else release(trained.weights, None, 0)
+    state = ServerState(
+        round_number=0, weights=trained.weights, moments=trained.moments, anchors=anchors, counts=counts
+    )
+    return state, trained
+
+
+def roster_of(layout: Layout, owned: Sequence[Sequence[str]]) -> dict[str, int]:
+    """Count the sites of each segment, given what each site owns."""
+    return {s.name: sum(s.modality is None or s.modality in own for own in owned) for s in layout.segments}
+
+
+def broadcast(state: ServerState, rules: Rules, own: Sequence[str], roster: Mapping[str, int]) -> Broadcast:
+    """Select what a site that owns these modalities downloads in the next round."""
+    segments = rules.layout.for_member(own)
+    names = {p.tensor for s in segments for p in (*s.plain, *s.filters)}
+    names |= {p.bias for s in segments for p in s.filters if p.bias is not None}
+    return Broadcast(
+        round_number=state.round_number + 1,
+        weights={name: state.weights[name] for name in sorted(names)},
+        anchors=state.anchors,
+        counts={s.name: state.counts[s.name] for s in segments},
+        owners={s.name: roster[s.name] for s in segments},
+        samples=state.samples,
+    )
+
+
+def site_round(
+    state: SiteState, received: Broadcast, train: Train, *, rules: Rules, own: Sequence[str], site: str, samples: int
+) -> SiteResult:
+    """A site's part of a round: personalise, merge, train, contribute.
+
+    Args:
+        state: The site after its last round.
+        received: This round's broadcast.
+        train: Local training.
+        rules: The run's rules.
+        own: Modalities of the site.
+        site: Its id.
+        samples: Its training patients.
+
+    Returns:
+        New state, the contribution, and what training did.
+
+    Raises:
+        UpdateError: If training diverged.
+    """
+    segments = rules.layout.for_member(own)
+    incoming = _arrays(received.weights)
+    filters = {s.name: s.gather_filters(incoming) for s in segments}
+    slots = {s.name: _personalise(s, state, filters[s.name], received, rules, samples) for s in segments}
+    start = {name: tensor.clone() for name, tensor in state.weights.items()}
+    _merge(start, incoming, filters, slots, segments)
+    trained = train(start, state.moments, received.anchors, received.round_number)
+    before, after = _arrays(start), _arrays(trained.weights)
+    _hold_still(before, after, rules.layout, own)
+    moved = {s.name: s.gather_filters(after) - s.gather_filters(before) for s in segments}
+    updates = {
+        s.name: SegmentUpdate(
+            plain=_plain_update(s, before, after, received, rules),
+            filters=moved[s.name],
+            weights=_contributed(s, slots[s.name], received, rules),
+            counts=_announced(slots[s.name], rules),
+        )
+        for s in segments
+    }
+    contribution = pack(
+        updates,
+        {"samples": samples, "loss": trained.loss * samples, "steps": trained.steps},
+        layout=rules.layout,
+        formats=rules.formats,
+        stream=(rules.run, received.round_number),
+        site=site,
+    )
+    after_state = SiteState(
+        round_number=received.round_number,
+        weights=trained.weights,
+        moments=trained.moments,
+        slots=slots,
+        received=filters,
+        moved=moved,
+    )
+    return SiteResult(state=after_state, contribution=contribution, trained=trained)
+
+
+def server_round(
+    state: ServerState, opened: Opened, train: Train, release: AnchorRelease | None, *, rules: Rules
+) -> tuple[ServerState, Trained]:
+    """The server's part of a round: apply the opened sums, train, refresh the anchors.
+
+    Encoders become the mean over their owners; a decoder filter becomes 0.3 of the server's and 0.7 of the weighted
+    mean, or stays the server's where nobody contributed.
+
+    Args:
+        state: The server after the last round.
+        opened: Sums of this round.
+        train: The server's training.
+        release: Makes anchors from weights, previous anchors and round; None for methods without.
+        rules: The run's rules.
+    """
+    round_number = state.round_number + 1
+    weights = {name: tensor.clone() for name, tensor in state.weights.items()}
+    arrays = _arrays(weights)
+    for segment in rules.layout.segments:
+        total = opened.segments.get(segment.name)
+        if total is None:
+            continue
+        if total.contributors - rules.dropouts >= rules.minimum:
+            segment.scatter_plain(segment.gather_plain(arrays) + total.plain, arrays)
+        change = (1 - SERVER_SHARE) * total.filters * segment.per_value(total.contributed)
+        segment.scatter_filters(segment.gather_filters(arrays) + change.astype(np.float32), arrays)
+    trained = train(weights, state.moments, None, round_number)
+    anchors = state.anchors if release is None else release(trained.weights, state.anchors, round_number)
+    counts = {name: segment.counts for name, segment in opened.segments.items()}
+    new = ServerState(
+        round_number=round_number,
+        weights=trained.weights,
+        moments=trained.moments,
+        anchors=anchors,
+        counts={**state.counts, **counts},
+        samples=opened.scalars["samples"],
+    )
+    return new, trained
+
+
+def personal_fractions(state: SiteState, rules: Rules, own: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Count a site's (personal, all) slots per layer of the decoder."""
+    totals: dict[str, tuple[int, int]] = {}
+    for segment in rules.layout.for_member(own):
+        personal = state.slots[segment.name].status != Status.FEDERATED
+        start = 0
+        for piece in segment.filters:
+            stop = start + piece.filters
+            seen = totals.get(piece.layer, (0, 0))
+            totals[piece.layer] = (seen[0] + int(personal[start:stop].sum()), seen[1] + piece.filters)
+            start = stop
+    return totals
+
+
+def _personalise(
+    segment: Segment, state: SiteState, filters: FloatArray, received: Broadcast, rules: Rules, samples: int
+) -> SlotState:
+    """Update a segment's slots from the change between the last broadcast and this one."""
+    slots = apply_announced(state.slots[segment.name])
+    trained_last = state.round_number == received.round_number - 1 and segment.name in state.received
+    due = rules.method.decoder == "partial" and received.round_number > rules.warmup
+    if not (due and trained_last and segment.slots):
+        return slots
+    return advance(
+        slots,
+        segment,
+        global_change=filters - state.received[segment.name],
+        local_change=state.moved[segment.name],
+        sample_share=samples / received.samples,
+        patience=rules.patience,
+    )
+
+
+def _merge(
+    start: Mapping[str, Tensor],
+    incoming: Mapping[str, FloatArray],
+    filters: Mapping[str, FloatArray],
+    slots: Mapping[str, SlotState],
+    segments: Sequence[Segment],
+) -> None:
+    """Overwrite a site's weights by the download, except its personal filters."""
+    arrays = _arrays(start)
+    for segment in segments:
+        segment.scatter_plain(segment.gather_plain(incoming), arrays)
+        personal = segment.per_value(slots[segment.name].status == Status.PERSONAL)
+        merged = np.where(personal, segment.gather_filters(arrays), filters[segment.name])
+        segment.scatter_filters(merged.astype(np.float32), arrays)
+
+
+def _hold_still(
+    before: Mapping[str, FloatArray], after: Mapping[str, FloatArray], layout: Layout, own: Sequence[str]
+) -> None:
+    """Undo what weight decay did to blocks of modalities that the site lacks: they must not move."""
+    for segment in layout.segments:
+        if segment.modality is not None and segment.modality not in own:
+            segment.scatter_filters(segment.gather_filters(before), after)
+
+
+def _plain_update(
+    segment: Segment,
+    before: Mapping[str, FloatArray],
+    after: Mapping[str, FloatArray],
+    received: Broadcast,
+    rules: Rules,
+) -> FloatArray:
+    """Return the change of plain values, or zeros where too few sites could contribute."""
+    change = segment.gather_plain(after) - segment.gather_plain(before)
+    enough = received.owners[segment.name] - rules.dropouts >= rules.minimum
+    return change if enough else np.zeros_like(change)
+
+
+def _contributed(segment: Segment, slots: SlotState, received: Broadcast, rules: Rules) -> FloatArray:
+    """Return H where the site contributes to a slot in this round, else 0."""
+    is_open = open_slots(received.counts[segment.name], minimum=rules.minimum, dropouts=rules.dropouts)
+    shares = np.ones_like(is_open) if rules.contribute_all else slots.status != Status.PERSONAL
+    return np.where(is_open & shares, slots.weight, 0).astype(np.float32)
+
+
+def _announced(slots: SlotState, rules: Rules) -> FloatArray:
+    """Return 1 for each slot that the site will contribute to in the next round."""
+    if rules.contribute_all:
+        return np.ones(len(slots.status), np.float32)
+    return (slots.status == Status.FEDERATED).astype(np.float32)
+
+
+def _arrays(weights: Mapping[str, Tensor]) -> dict[str, FloatArray]:
+    """View tensors as arrays; writing to an array writes to its tensor."""
+    return {name: tensor.numpy() for name, tensor in weights.items()}
+
+

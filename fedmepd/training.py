@@ -1,0 +1,222 @@
+"""Training of one member: weights in, weights out, optimiser moments kept across rounds.
+
+A `Learner` owns a network as a workspace; its state is what is passed in. Given the same weights, moments and round it
+does the same on the same machine, whatever it did before.
+
+Source: paper section "training": Adam, learning rate 2e-4 with polynomial decay (1 - r/R)^0.9.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedmepd.anchors import Anchors, PrototypeTable, concatenate, prototypes
+from fedmepd.compute import Backend
+from fedmepd.errors import UpdateError
+from fedmepd.losses import training_loss
+from fedmepd.model import Architecture, build
+from fedmepd.sampling import Batch, CropSource
+from fedmepd.seeds import seed_of
+
+Weights = Mapping[str, Tensor]
+Moments = Mapping[str, Tensor]
+StepHook = Callable[[int, int, float], None]
+_POLYNOMIAL = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimiserSettings:
+    """How weights move.
+
+    Attributes:
+        name: `adam` (L2 inside) or `adamw` (decoupled decay).
+        learning_rate: In the first round.
+        weight_decay: In the optimiser's own meaning.
+        rounds: R, over which the learning rate decays.
+    """
+
+    name: Literal["adam", "adamw"]
+    learning_rate: float
+    weight_decay: float
+    rounds: int
+
+    def rate(self, round_number: int) -> float:
+        """Return the learning rate of a round (round 0 is the server's start)."""
+        return self.learning_rate * (1 - max(round_number - 1, 0) / self.rounds) ** _POLYNOMIAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """Result of local training.
+
+    Attributes:
+        weights: All weights after training.
+        moments: Optimiser moments by parameter and kind.
+        loss: Mean loss over the steps.
+        steps: Optimiser steps taken.
+        seconds: Wall-clock time.
+    """
+
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    loss: float
+    steps: int
+    seconds: float
+
+
+class Learner:
+    """Trains and applies one member's network.
+
+    Args:
+        architecture: Shapes.
+        sources: Where batches come from; several for pooled data.
+        optimiser: How weights move.
+        backend: Where to compute.
+        seed: The run's seed.
+        member: Whose learner it is.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        sources: Sequence[CropSource],
+        *,
+        optimiser: OptimiserSettings,
+        backend: Backend,
+        seed: int,
+        member: str,
+    ) -> None:
+        self.architecture, self.sources = architecture, tuple(sources)
+        self.optimiser, self.backend, self.seed, self.member = optimiser, backend, seed, member
+        self.network = build(architecture, seed).to(backend.device)
+        self.forward = torch.compile(self.network) if backend.compile else self.network
+
+    @property
+    def samples(self) -> int:
+        """Training patients."""
+        return sum(len(source.cases) for source in self.sources)
+
+    def initial(self) -> dict[str, Tensor]:
+        """Return fresh weights of the run's seed."""
+        return {name: t.clone() for name, t in build(self.architecture, self.seed).state_dict().items()}
+
+    def load(self, weights: Weights) -> None:
+        """Put weights into the workspace."""
+        self.network.load_state_dict(weights)
+
+    def train(
+        self,
+        weights: Weights,
+        moments: Moments,
+        *,
+        anchors: Anchors | None,
+        round_number: int,
+        steps: Sequence[int],
+        hook: StepHook | None = None,
+    ) -> Trained:
+        """Take a round's optimiser steps.
+
+        Args:
+            weights: Where to start.
+            moments: Moments after the member's last round; empty in its first.
+            anchors: Anchors of the round, for members with LACCA.
+            round_number: Decides crops, dropout and learning rate.
+            steps: Batches per source.
+            hook: Called after each step with (step, steps, loss).
+
+        Raises:
+            UpdateError: If the loss is not finite.
+        """
+        started = time.perf_counter()
+        self.load(weights)
+        self.network.train()
+        torch.manual_seed(seed_of("training", self.seed, self.member, round_number))
+        optimiser = self._optimiser(moments, round_number)
+        anchors = None if anchors is None else anchors.to(self.backend.device)
+        losses = []
+        for batch in self._batches(round_number, steps):
+            losses.append(self._step(optimiser, batch, anchors))
+            if hook is not None:
+                hook(len(losses), sum(steps), losses[-1])
+        return Trained(
+            weights={name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()},
+            moments=self._moments(optimiser),
+            loss=sum(losses) / max(len(losses), 1),
+            steps=len(losses),
+            seconds=time.perf_counter() - started,
+        )
+
+    def prototypes(self, weights: Weights) -> PrototypeTable:
+        """Pool the features of every training patient, from one crop around the labelled classes, at fixed weights."""
+        self.load(weights)
+        self.network.eval()
+        tables = []
+        with torch.inference_mode(), self.backend.autocast():
+            for source in self.sources:
+                for batch in source.centred():
+                    images = batch.images.to(self.backend.device)
+                    fused = self.network(images, given=batch.given).fused
+                    table = prototypes(fused, batch.label.to(self.backend.device), self.architecture.classes)
+                    tables.append(table)
+        joined = concatenate(tables)
+        return PrototypeTable(
+            levels=tuple(level.cpu().clone() for level in joined.levels), occupancy=joined.occupancy.cpu().clone()
+        )
+
+    def _step(self, optimiser: torch.optim.Optimizer, batch: Batch, anchors: Anchors | None) -> float:
+        device = self.backend.device
+        optimiser.zero_grad(set_to_none=True)
+        with self.backend.autocast():
+            output = self.forward(batch.images.to(device), anchors, batch.given)
+        loss = training_loss(output, batch.label.to(device), self.architecture.classes)
+        value = float(loss.detach())
+        if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124  NaN is not itself
+            raise UpdateError(f"{self.member}: the training loss is {value}", remedy="lower training.learning_rate")
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        return value
+
+    def _batches(self, round_number: int, steps: Sequence[int]) -> Iterator[Batch]:
+        """Mix the sources' batches in a seeded order."""
+        turns = [index for index, count in enumerate(steps) for _ in range(count)]
+        generator = torch.Generator().manual_seed(seed_of("mix", self.seed, self.member, round_number))
+        streams = [source.batches(round_number, count) for source, count in zip(self.sources, steps, strict=True)]
+        for turn in torch.randperm(len(turns), generator=generator).tolist():
+            yield next(streams[turns[turn]])
+
+    def _optimiser(self, moments: Moments, round_number: int) -> torch.optim.Optimizer:
+        kind = torch.optim.AdamW if self.optimiser.name == "adamw" else torch.optim.Adam
+        named = [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
+        optimiser = kind(
+            [p for _, p in named],
+            lr=self.optimiser.rate(round_number),
+            weight_decay=self.optimiser.weight_decay,
+            fused=True,
+        )
+        for name, parameter in named:
+            if f"{name}/step" in moments:
+                optimiser.state[parameter] = {
+                    "step": moments[f"{name}/step"].clone().to(parameter.device),
+                    "exp_avg": _like(moments[f"{name}/exp_avg"], parameter),
+                    "exp_avg_sq": _like(moments[f"{name}/exp_avg_sq"], parameter),
+                }
+        return optimiser
+
+    def _moments(self, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+        names = {parameter: name for name, parameter in self.network.named_parameters()}
+        return {
+            f"{names[parameter]}/{kind}": tensor.detach().cpu().clone()
+            for parameter, state in optimiser.state.items()
+            for kind, tensor in state.items()
+        }
+
+
+def _like(moment: Tensor, parameter: Tensor) -> Tensor:
+    """Copy a moment into the memory layout of its parameter, as the fused optimiser expects."""
+    return torch.empty_like(parameter).copy_(moment)
