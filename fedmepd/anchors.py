@@ -192,13 +192,16 @@ def smooth(previous: Anchors | None, latest: Anchors, *, weighting: Weighting, h
             towards the first round; `zero` copies the first round and then moves by 1 - 0.999.
         half_life: Rounds after which a round counts half, for `presence`.
     """
-    if previous is None:
-        return latest
-    decay = _OMEGA if weighting == "zero" else 0.5 ** (1 / half_life)
     if weighting == "zero":
-        kept, added = torch.full_like(latest.weights, decay), torch.full_like(latest.weights, 1 - decay)
+        if previous is None:
+            return latest
+        kept, added = _OMEGA * (previous.weights > 0), (1 - _OMEGA) * (latest.weights > 0)
     else:
-        kept, added = decay * previous.weights, (1 - decay) * latest.weights
+        decay = 0.5 ** (1 / half_life)
+        added = (1 - decay) * latest.weights
+        if previous is None:
+            return Anchors(levels=latest.levels, weights=added)  # the first round counts like any other
+        kept = decay * previous.weights
     weights = kept + added
     share = torch.where(weights > 0, added / weights.clamp(min=torch.finfo(weights.dtype).tiny), 0.0).unsqueeze(-1)
     levels = tuple(old + share * (new - old) for old, new in zip(previous.levels, latest.levels, strict=True))

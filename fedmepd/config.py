@@ -9,11 +9,11 @@ from __future__ import annotations
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from fedmepd.errors import ConfigError
+from fedmepd.errors import ConfigError, TaskError
 from fedmepd.methods import METHODS
 from fedmepd.task import Task, load_task
 
@@ -22,7 +22,13 @@ RoundsOrFraction = Annotated[float, Field(gt=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _divisible_by_8(edge: int | None) -> int | None:
+    if edge is not None and edge % 8:
+        raise ValueError("must be divisible by 8")
+    return edge
 
 
 class Training(_Section):
@@ -39,12 +45,7 @@ class Training(_Section):
     foreground_share: float = Field(0.5, ge=0, le=1)
     augment: bool = True
 
-    @field_validator("crop")
-    @classmethod
-    def _divisible(cls, crop: int) -> int:
-        if crop % 8:
-            raise ValueError("must be divisible by 8")
-        return crop
+    _divisible = field_validator("crop")(_divisible_by_8)
 
 
 class Personalisation(_Section):
@@ -85,6 +86,8 @@ class Evaluation(_Section):
     window: int | None = Field(None, ge=16, description="edge of the window; the crop if not given")
     overlap: float = Field(0.5, ge=0, lt=1)
     hd95: bool = True
+
+    _divisible = field_validator("window")(_divisible_by_8)
 
 
 class Compute(_Section):
@@ -243,8 +246,8 @@ def _resolve(config: Config, folder: Path, source: str) -> Config:
 
 def _resolve_member(member: Member, task: Task, folder: Path, source: str) -> Member:
     try:
-        modalities = task.ordered(list(member.modalities or task.modalities))
-    except Exception as error:
+        modalities = task.ordered(task.modalities if member.modalities is None else member.modalities)
+    except TaskError as error:
         raise ConfigError(f"{source}: member {member.id!r}: {str(error).rstrip('.')}") from error
     return member.model_copy(update={"modalities": modalities, "cohort": (folder / member.cohort).resolve()})
 
@@ -252,9 +255,21 @@ def _resolve_member(member: Member, task: Task, folder: Path, source: str) -> Me
 def _fault(item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"]) or "configuration"
     if item["type"] == "extra_forbidden":
-        return f"unknown key {key!r}"
+        return f"unknown key {key!r} (known here: {', '.join(_known_keys(item['loc'][:-1]))})"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{key}: {message[:1].lower()}{message[1:]}" + ("" if item["type"] == "missing" else f" (got {item['input']!r})")
+    whole_section = isinstance(item["input"], (dict, BaseModel))
+    given = "" if item["type"] == "missing" or whole_section else f" (got {item['input']!r})"
+    return f"{key}: {message[:1].lower()}{message[1:]}{given}"
+
+
+def _known_keys(path: tuple[str | int, ...]) -> list[str]:
+    """Return the keys of the section at a path, as they are written in a file."""
+    section: Any = Config
+    for part in path:
+        if isinstance(part, str):
+            hint = section.model_fields[part].annotation
+            section = get_args(hint)[0] if get_args(hint) else hint
+    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -268,4 +283,6 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _place(data: dict[str, Any], path: list[str], value: Any) -> None:
     for part in path[:-1]:
         data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"override {'.'.join(path)!r}: {part!r} is not a section", remedy="override section.key")
     data[path[-1]] = value

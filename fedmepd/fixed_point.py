@@ -53,7 +53,8 @@ class FixedPoint:
                 "the update holds values that are not finite",
                 remedy="lower the learning rate, or check the cohort for broken images",
             )
-        scaled = np.clip(values, -self.clip, self.clip).astype(np.float64) * self.scale
+        # double precision first: in single precision the clip itself would be rounded, maybe upwards
+        scaled = np.clip(values.astype(np.float64), -self.clip, self.clip) * self.scale
         scaled += random.random(values.shape)
         return np.floor(scaled).astype(np.int64).astype(np.uint32)
 

@@ -25,7 +25,8 @@ FloatArray = npt.NDArray[np.float32]
 Arrays = Mapping[str, FloatArray]
 
 COMMON = "common"
-_STACKED_INPUTS = (".embed1.conv.weight", ".short1.conv.weight", ".modality_weights.hidden.")
+_HIDDEN = ".modality_weights.hidden."
+_STACKED_INPUTS = (".embed1.conv.weight", ".short1.conv.weight", _HIDDEN)
 _STACKED_ROWS = (".modality_weights.score.",)
 
 
@@ -203,7 +204,8 @@ def _blocks(
         size = inputs * kernel + with_bias
         yield None, Piece(tensor=name, bias=bias, rows=(0, rows), columns=(0, inputs), size=size)
         return
-    channels, rest = divmod(inputs, len(modalities))
+    rest = 1 if _HIDDEN in name else 0  # the occupancy belongs to no modality
+    channels = (inputs - rest) // len(modalities)
     for index, modality in enumerate(modalities):
         columns = (index * channels, (index + 1) * channels)
         yield modality, Piece(tensor=name, bias=None, rows=(0, rows), columns=columns, size=channels * kernel)

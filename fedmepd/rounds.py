@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ Counts = Mapping[str, npt.NDArray[np.int64]]
 AnchorRelease = Callable[[Mapping[str, Tensor], Anchors | None, int], Anchors]
 
 
+@runtime_checkable
 class Train(Protocol):
     """Local training as rounds see it."""
 

@@ -7,6 +7,7 @@ in files map to classes belongs to the cohort's layout, not to the task.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
@@ -15,6 +16,7 @@ from typing import Any
 
 from fedmepd.errors import TaskError
 
+_NAME = re.compile(r"[A-Za-z0-9_-]+")  # becomes part of parameter names
 _KEYS = {"name", "modalities", "classes", "output_labels", "regions"}
 
 
@@ -146,6 +148,9 @@ def _check(task: Task, source: str) -> None:
         raise TaskError(f"{source}: classes must be at least two distinct names, background first")
     if not task.modalities or len(set(task.modalities)) != len(task.modalities):
         raise TaskError(f"{source}: modalities must be distinct names")
+    odd = [name for name in task.modalities if not _NAME.fullmatch(name)]
+    if odd:
+        raise TaskError(f"{source}: modality {odd[0]!r}", remedy="name modalities by letters, digits, '-' and '_'")
     if len(task.output_labels) != len(task.classes) or len(set(task.output_labels)) != len(task.classes):
         raise TaskError(f"{source}: output_labels must hold one distinct value per class")
     if not task.regions or any(0 in region.classes or not region.classes for region in task.regions):

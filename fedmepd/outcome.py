@@ -1,0 +1,124 @@
+"""What a method's run leaves behind: test scores of every member's best model, model files, anchors and pictures.
+
+The test cases are touched here and nowhere else, once, by the model that the validation cases chose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedmepd import __version__
+from fedmepd.anchors import Anchors
+from fedmepd.checkpoints import Best, MethodState
+from fedmepd.cohorts import PreparedCase
+from fedmepd.evaluation import CaseScore, write_scores_csv
+from fedmepd.federation import FederationMember
+from fedmepd.models import SiteModel, save_model
+from fedmepd.scores import score_case
+from fedmepd.simulate import Setup, model_of
+from fedmepd.training import Learner
+from fedmepd.validation import label_of, predict_case
+
+
+def finish_method(
+    setup: Setup, state: MethodState, folder: Path, progress: Callable[[str, str], None]
+) -> list[CaseScore]:
+    """Score, save and picture every member's best model.
+
+    Args:
+        setup: Of the method.
+        state: After its last round.
+        folder: The method's folder.
+        progress: Called with member and case before each test case.
+
+    Returns:
+        The scores of all test cases.
+    """
+    scores: list[CaseScore] = []
+    for member in setup.federation.members:
+        learner, _ = model_of(setup, state, member)
+        best = state.best[member.id]
+        for index, case in enumerate(member.patients.test):
+            progress(member.id, case.case_id)
+            predicted = predict_case(learner, best.weights, best.anchors, case, setup.config.evaluation)
+            scores += _score(setup, member, case, predicted)
+            if index == 0:
+                _save_overlay(folder / "overlays" / f"{member.id}.npz", case, predicted)
+        _save_member_model(setup, learner, best, member, folder / "models" / f"{member.id}.safetensors")
+    write_scores_csv(folder / "scores.csv", scores)
+    if state.server.anchors is not None:
+        _save_anchors(folder / "anchors.safetensors", state.server.anchors)
+    return scores
+
+
+def _score(setup: Setup, member: FederationMember, case: PreparedCase, predicted: Tensor) -> list[CaseScore]:
+    found = score_case(
+        predicted, label_of(case), setup.federation.task, spacing=case.spacing, with_hd95=setup.config.evaluation.hd95
+    )
+    return [
+        CaseScore(member=member.id, case=case.case_id, region=region, dice=score.dice, hd95=score.hd95)
+        for region, score in found.items()
+    ]
+
+
+def _save_member_model(setup: Setup, learner: Learner, best: Best, member: FederationMember, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model = SiteModel(
+        architecture=learner.architecture,
+        task=setup.federation.task,
+        settings=setup.federation.settings,
+        window=setup.config.evaluation.window or setup.config.training.crop,
+        provenance={
+            "run": setup.config.run.name,
+            "method": setup.rules.method.name,
+            "member": member.id,
+            "round": str(best.round_number),
+            "fedmepd": __version__,
+        },
+        weights={name: t for name, t in best.weights.items() if not name.startswith("auxiliary.")},
+        anchors=best.anchors,
+    )
+    save_model(path, model)
+
+
+def _save_anchors(path: Path, anchors: Anchors) -> None:
+    tensors = {f"level{i}": level.contiguous() for i, level in enumerate(anchors.levels, start=1)}
+    save_file(tensors | {"present": anchors.weights > 0}, path)
+
+
+def _save_overlay(path: Path, case: PreparedCase, predicted: Tensor) -> None:
+    """Keep the axial slice with most labelled voxels, anterior up and the patient's right on the left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    truth = label_of(case)
+    level = int((truth > 0).sum(dim=(0, 1)).argmax())
+    np.savez_compressed(
+        path,
+        image=np.stack([_upright(channel[:, :, level]) for channel in case.image]),
+        truth=_upright(truth[:, :, level]),
+        prediction=_upright(predicted[:, :, level]),
+        case=case.case_id,
+        modalities=",".join(case.modalities),
+    )
+
+
+def _upright(plane: Tensor) -> npt.NDArray[np.generic]:
+    """Turn a [right, anterior] plane into rows and columns as radiologists look at them."""
+    turned: npt.NDArray[np.generic] = np.ascontiguousarray(np.rot90(plane.cpu().numpy())[:, ::-1])
+    return turned
+
+
+def parameter_counts(learner: Learner) -> dict[str, int]:
+    """Count the parameters of each part of a network."""
+    return {
+        name: sum(p.numel() for p in part.parameters())
+        for name, part in learner.network.named_children()
+        if any(True for _ in part.parameters())
+    }
+
+

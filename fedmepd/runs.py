@@ -1,0 +1,160 @@
+"""The run folder: configuration, facts, metrics and results of a simulated federation.
+
+    RUN/run.toml                      the configuration as it was understood
+    RUN/run.json                      facts: members, sizes, times
+    RUN/cache/                        prepared patients (safe to delete)
+    RUN/methods/<method>/metrics.jsonl, tensorboard/, checkpoints/, models/, scores.csv, anchors.safetensors, overlays/
+
+One process writes to a run folder at a time; a lock guards it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from fedmepd.config import Config, parse_config
+from fedmepd.errors import RunError
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def cache(self) -> Path:
+        """Folder of prepared patients."""
+        return self.path / "cache"
+
+    def method(self, name: str) -> Path:
+        """Folder of a method's results."""
+        return self.path / "methods" / name
+
+    def create(self, config: Config) -> None:
+        """Start a run: write its configuration.
+
+        Raises:
+            RunError: If the folder holds something already.
+        """
+        if self.path.exists() and any(item.name != ".lock" for item in self.path.iterdir()):
+            raise RunError(
+                f"{self.path} is not empty", remedy="choose another folder, or go on with that run by --resume"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "run.toml").write_text(tomli_w.dumps(dump_config(config)))
+
+    def config(self) -> Config:
+        """Read the configuration of a started run.
+
+        Raises:
+            RunError: If the folder is no run.
+        """
+        try:
+            data = tomllib.loads((self.path / "run.toml").read_text())
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise RunError(f"{self.path} is no run folder ({error})", remedy="give the folder of --out") from error
+        return parse_config(data, source=str(self.path / "run.toml"), folder=self.path)
+
+    def write_facts(self, facts: Mapping[str, Any]) -> None:
+        """Write run.json atomically."""
+        fresh = self.path / "run.json.new"
+        fresh.write_text(json.dumps(facts, indent=1))
+        fresh.replace(self.path / "run.json")
+
+    def facts(self) -> dict[str, Any]:
+        """Read run.json; empty if it is not there yet."""
+        path = self.path / "run.json"
+        return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process.
+
+        Raises:
+            RunError: If another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(
+                    f"another process is writing to {self.path}", remedy="wait for it, or choose another folder"
+                ) from error
+            yield
+
+
+def dump_config(config: Config) -> dict[str, Any]:
+    """Return a configuration as plain data that `parse_config` reads back."""
+    return dict(config.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+class Metrics:
+    """A method's metrics: one JSON object a line, and the same in TensorBoard.
+
+    Args:
+        folder: The method's folder.
+        after_round: Records of later rounds, left by an interrupted run, are dropped.
+    """
+
+    def __init__(self, folder: Path, *, after_round: int) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "metrics.jsonl"
+        self._truncate(after_round)
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=after_round + 1)  # type: ignore[no-untyped-call]
+
+    def write(self, round_number: int, member: str, phase: str, **values: Any) -> None:
+        """Add a record."""
+        record = {"round": round_number, "member": member, "phase": phase, **values}
+        self._file.write(json.dumps(record) + "\n")
+        for name, value in values.items():
+            numbers = value if isinstance(value, dict) else {"": value}
+            for key, number in numbers.items():
+                if isinstance(number, int | float):
+                    tag = "/".join(part for part in (phase, name, key, member) if part)
+                    self._board.add_scalar(tag, number, round_number)  # type: ignore[no-untyped-call]
+
+    def flush(self) -> None:
+        """Put everything on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._board.flush()  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Flush and close."""
+        self.flush()
+        self._file.close()
+        self._board.close()  # type: ignore[no-untyped-call]
+
+    def _truncate(self, after_round: int) -> None:
+        """Keep whole records up to a round."""
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if record["round"] <= after_round:
+                kept.append(line + "\n")
+        fresh = self._path.with_suffix(".new")
+        fresh.write_text("".join(kept))
+        fresh.replace(self._path)
