@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from fedmepd.labels import class_fractions, one_hot
@@ -41,7 +41,7 @@ class Anchors:
         weights: How much stands behind each anchor [class, cluster]; 0 means that it stands for nothing.
     """
 
-    levels: tuple[Float[Tensor, "class cluster channel"], ...]
+    levels: tuple[Float[Tensor, "class cluster _channel"], ...]
     weights: Float[Tensor, "class cluster"]
 
     def level(self, level: int) -> Float[Tensor, "anchor channel"]:
@@ -67,12 +67,12 @@ class PrototypeTable:
         occupancy: Voxels of each class [patient, class].
     """
 
-    levels: tuple[Float[Tensor, "patient class channel"], ...]
+    levels: tuple[Float[Tensor, "patient class _channel"], ...]
     occupancy: Float[Tensor, "patient class"]
 
 
 def prototypes(
-    fused: Sequence[Float[Tensor, "patient channel d h w"]], label: Int[Tensor, "patient d h w"], classes: int
+    fused: Sequence[Float[Tensor, "patient _channel _d _h _w"]], label: Integer[Tensor, "patient d h w"], classes: int
 ) -> PrototypeTable:
     """Pool the fused features of each patient over each class.
 
@@ -166,7 +166,7 @@ def _first_centres(points: Tensor, count: int, start: Tensor | None, generator: 
             weight = spread if bool(spread.sum() > 0) else torch.ones_like(spread)
         else:
             weight = torch.ones(len(points))
-        centres.append(points[torch.multinomial(weight.cpu(), 1, generator=generator).item()])
+        centres.append(points[int(torch.multinomial(weight.cpu(), 1, generator=generator))])
     return torch.stack(centres)
 
 

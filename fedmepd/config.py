@@ -125,7 +125,7 @@ class Run(_Section):
     def _known(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
         unknown = [name for name in methods if name not in METHODS]
         if unknown or not methods or len(set(methods)) != len(methods):
-            raise ValueError(f"name each method once, out of: {', '.join(METHODS)}; got {list(methods)}")
+            raise ValueError(f"name each method once, out of: {', '.join(METHODS)}")
         return methods
 
 
@@ -219,8 +219,7 @@ def parse_config(data: dict[str, Any], *, source: str, folder: Path) -> Config:
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        faults = "; ".join(_fault(item) for item in error.errors())
-        raise ConfigError(f"{source}: {faults}", remedy="README.md lists every key with its default") from error
+        raise ConfigError(f"{source}: {_faults(error)}", remedy="README.md lists every key with its default") from error
     return _resolve(config, folder, source)
 
 
@@ -237,7 +236,9 @@ def _resolve(config: Config, folder: Path, source: str) -> Config:
             remedy="give it to a site, or use a task description without it",
         )
     if set(members[0].modalities or ()) != set(task.modalities):
-        raise ConfigError(f"{source}: server.modalities", remedy=f"the server needs all of: {', '.join(task.modalities)}")
+        raise ConfigError(
+            f"{source}: server.modalities", remedy=f"the server needs all of: {', '.join(task.modalities)}"
+        )
     cache = config.data.cache
     data = config.data.model_copy(update={"cache": None if cache is None else (folder / cache).resolve()})
     name = str(task_path.resolve()) if config.task.endswith(".toml") else config.task
@@ -250,6 +251,13 @@ def _resolve_member(member: Member, task: Task, folder: Path, source: str) -> Me
     except TaskError as error:
         raise ConfigError(f"{source}: member {member.id!r}: {str(error).rstrip('.')}") from error
     return member.model_copy(update={"modalities": modalities, "cohort": (folder / member.cohort).resolve()})
+
+
+def _faults(error: ValidationError) -> str:
+    """Return every fault on one line, without the emptiness of lists whose only members are at fault."""
+    items = error.errors()
+    nested = {item["loc"][:depth] for item in items for depth in range(1, len(item["loc"]))}
+    return "; ".join(_fault(item) for item in items if item["loc"] not in nested)
 
 
 def _fault(item: Any) -> str:

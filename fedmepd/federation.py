@@ -58,7 +58,11 @@ class Federation:
 
 
 def open_federation(
-    config: Config, *, cache: Path, progress: ProgressHook | None = None, on_skip: Callable[[str, str], None] | None = None
+    config: Config,
+    *,
+    cache: Path,
+    progress: ProgressHook | None = None,
+    on_skip: Callable[[str, str], None] | None = None,
 ) -> Federation:
     """Open, prepare and divide every member's cohort.
 
@@ -92,19 +96,30 @@ def _open_member(
     on_skip: Callable[[str, str], None] | None,
 ) -> FederationMember:
     modalities = member.modalities or task.modalities
-    skip = {"skip_invalid": config.data.skip_invalid, "on_skip": on_skip}
+    skip = config.data.skip_invalid
     try:
-        cohort = open_cohort(member.cohort, task=task, layout=member.layout, modalities=modalities, **skip)
+        cohort = open_cohort(
+            member.cohort,
+            task=task,
+            layout=member.layout,
+            modalities=modalities,
+            skip_invalid=skip,
+            on_skip=on_skip,
+        )
         if member.cases is not None:
             cohort = cohort.subset(member.cases, name=member.id)
         hook = None if progress is None else partial(progress, member.id)
-        cohort = prepare_cohort(cohort, modalities, settings, cache, progress=hook, **skip)
+        cohort = prepare_cohort(
+            cohort, modalities, settings, cache, skip_invalid=skip, on_skip=on_skip, progress=hook
+        )
         split = split_cases(
             cohort.cases, seed=config.run.seed, validate=config.split.validate_share, test=config.split.test
         )
     except CohortError as error:
         raise CohortError(f"member {member.id!r}: {error.problem}", remedy=error.remedy) from error
-    parts = {name: Patients(getattr(split, name), modalities, settings, cache) for name in ("train", "validate", "test")}
+    parts = {
+        name: Patients(getattr(split, name), modalities, settings, cache) for name in ("train", "validate", "test")
+    }
     check_trainable(member.id, parts["train"], config.training.crop, pad=config.data.pad)
     return FederationMember(id=member.id, modalities=modalities, patients=MemberPatients(**parts))
 

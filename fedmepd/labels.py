@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 
-def one_hot(label: Int[Tensor, "batch d h w"], classes: int) -> Float[Tensor, "batch class d h w"]:
+def one_hot(label: Integer[Tensor, "batch d h w"], classes: int) -> Float[Tensor, "batch class d h w"]:
     """Return one float channel per class, channels-last."""
     channels = F.one_hot(label.long(), classes).to(torch.float32)
     return channels.permute(0, 4, 1, 2, 3)

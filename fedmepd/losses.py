@@ -5,7 +5,7 @@ Source: paper section "training": loss = fused + sum of PRM + sum over present m
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from fedmepd.labels import one_hot
@@ -25,7 +25,7 @@ class SegmentationLoss:
         classes: Number of classes, background included.
     """
 
-    def __init__(self, label: Int[Tensor, "batch d h w"], classes: int) -> None:
+    def __init__(self, label: Integer[Tensor, "batch d h w"], classes: int) -> None:
         self.target = one_hot(label, classes).flatten(2)
         counts = self.target.sum(dim=(0, 2))
         self.counts = counts
@@ -41,7 +41,7 @@ class SegmentationLoss:
         return 1 - dice.mean() + entropy
 
 
-def training_loss(output: Output, label: Int[Tensor, "batch d h w"], classes: int) -> Float[Tensor, ""]:
+def training_loss(output: Output, label: Integer[Tensor, "batch d h w"], classes: int) -> Float[Tensor, ""]:
     """Return the sum over the fused, deep and auxiliary predictions.
 
     Args:

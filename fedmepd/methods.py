@@ -51,7 +51,12 @@ _METHODS = (
     Method(name="fedmepd", title="partly personal decoder and anchors", decoder="partial", clusters=None),
     Method(name="ablation-encoders", title="modality encoders averaged, local decoders, no anchors"),
     Method(name="ablation-partial", title="partly personal decoder, no anchors", decoder="partial"),
-    Method(name="ablation-single-anchor", title="partly personal decoder, one anchor per class", decoder="partial", clusters=1),
+    Method(
+        name="ablation-single-anchor",
+        title="partly personal decoder, one anchor per class",
+        decoder="partial",
+        clusters=1,
+    ),
 )
 METHODS = {method.name: method for method in _METHODS}
 

@@ -143,8 +143,13 @@ class Network(nn.Module):
         decoded = self.decode(maps, given, anchors)
         if not self.training or self.auxiliary is None:
             return Output(decoded.probabilities, fused=decoded.fused)
-        prm = [upsample(p, 1 << i) if i else p for i, p in enumerate(decoded.prm)]
-        return Output(decoded.probabilities, prm, [self.auxiliary(m) for m in maps], decoded.fused)
+        return Output(decoded.probabilities, upsampled(decoded.prm), [self.auxiliary(m) for m in maps], decoded.fused)
+
+    def compile_parts(self) -> None:
+        """Compile the encoders and decoders, each on its own: training runs them one after the other."""
+        for part in (*self.encoders.values(), self.decoder, self.auxiliary, self.shared):
+            if part is not None:
+                part.compile()
 
     def _scatter(self, images: Tensor, given: tuple[str, ...]) -> Tensor:
         """Place the given modalities among zeros, as the shared network expects them."""
@@ -152,6 +157,11 @@ class Network(nn.Module):
         full = images.new_zeros(images.shape[0], len(a.modalities), *images.shape[2:])
         full[:, list(a.positions(given))] = images
         return full.contiguous(memory_format=torch.channels_last_3d)
+
+
+def upsampled(prm: list[Tensor]) -> list[Tensor]:
+    """Bring the probability maps of levels 1 to 4 to full resolution."""
+    return [upsample(p, 1 << i) if i else p for i, p in enumerate(prm)]
 
 
 def build(architecture: Architecture, seed: int) -> Network:

@@ -13,13 +13,12 @@ import numpy.typing as npt
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedmepd import __version__
 from fedmepd.anchors import Anchors
 from fedmepd.checkpoints import Best, MethodState
 from fedmepd.cohorts import PreparedCase
 from fedmepd.evaluation import CaseScore, write_scores_csv
 from fedmepd.federation import FederationMember
-from fedmepd.models import SiteModel, save_model
+from fedmepd.models import Provenance, SiteModel, save_model
 from fedmepd.scores import score_case
 from fedmepd.simulate import Setup, model_of
 from fedmepd.training import Learner
@@ -74,13 +73,12 @@ def _save_member_model(setup: Setup, learner: Learner, best: Best, member: Feder
         task=setup.federation.task,
         settings=setup.federation.settings,
         window=setup.config.evaluation.window or setup.config.training.crop,
-        provenance={
-            "run": setup.config.run.name,
-            "method": setup.rules.method.name,
-            "member": member.id,
-            "round": str(best.round_number),
-            "fedmepd": __version__,
-        },
+        provenance=Provenance(
+            run=setup.config.run.name,
+            method=setup.rules.method.name,
+            member=member.id,
+            round_number=best.round_number,
+        ),
         weights={name: t for name, t in best.weights.items() if not name.startswith("auxiliary.")},
         anchors=best.anchors,
     )
@@ -111,14 +109,3 @@ def _upright(plane: Tensor) -> npt.NDArray[np.generic]:
     """Turn a [right, anterior] plane into rows and columns as radiologists look at them."""
     turned: npt.NDArray[np.generic] = np.ascontiguousarray(np.rot90(plane.cpu().numpy())[:, ::-1])
     return turned
-
-
-def parameter_counts(learner: Learner) -> dict[str, int]:
-    """Count the parameters of each part of a network."""
-    return {
-        name: sum(p.numel() for p in part.parameters())
-        for name, part in learner.network.named_children()
-        if any(True for _ in part.parameters())
-    }
-
-

@@ -79,7 +79,7 @@ def check_trainable(member: str, patients: Patients, crop: int, *, pad: bool) ->
         if min(shape) < crop and not pad:
             size = "x".join(str(n) for n in shape)
             raise CohortError(
-                f"member {member!r}, case {case.case_id!r}: its brain fills {size} voxels, less than the crop of {crop}",
+                f"member {member!r}, case {case.case_id!r}: brain of {size} voxels is smaller than the crop of {crop}",
                 remedy=f"set training.crop to at most {max(16, min(shape) // 8 * 8)}, or data.pad = true",
             )
 

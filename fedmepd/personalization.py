@@ -98,10 +98,10 @@ def advance(
     count = np.where(moved, np.maximum(count, 0), state.patience).astype(np.int32)
     ratio = np.divide(global_norm, local_norm, out=np.zeros_like(global_norm), where=moved)
     weight = _MEMORY * state.weight + (1 - _MEMORY) * sample_share * ratio
-    weight = np.where(moved, np.clip(weight, *WEIGHT_BOUNDS), state.weight).astype(np.float32)
+    weight = np.where(moved, np.clip(weight, *WEIGHT_BOUNDS), state.weight)
     tired = (count == 0) & (state.status == Status.FEDERATED)
     status = np.where(tired, Status.ANNOUNCED, state.status).astype(np.uint8)
-    return SlotState(patience=count, weight=weight, status=status)
+    return SlotState(patience=count, weight=weight.astype(np.float32), status=status)
 
 
 def open_slots(counts: npt.NDArray[np.int64], *, minimum: int, dropouts: int) -> npt.NDArray[np.bool_]:

@@ -118,7 +118,7 @@ class Metrics:
         self._path = folder / "metrics.jsonl"
         self._truncate(after_round)
         self._file = self._path.open("a")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=after_round + 1)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=after_round + 1)
 
     def write(self, round_number: int, member: str, phase: str, **values: Any) -> None:
         """Add a record."""
@@ -129,19 +129,19 @@ class Metrics:
             for key, number in numbers.items():
                 if isinstance(number, int | float):
                     tag = "/".join(part for part in (phase, name, key, member) if part)
-                    self._board.add_scalar(tag, number, round_number)  # type: ignore[no-untyped-call]
+                    self._board.add_scalar(tag, number, round_number)
 
     def flush(self) -> None:
         """Put everything on disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._board.flush()  # type: ignore[no-untyped-call]
+        self._board.flush()
 
     def close(self) -> None:
         """Flush and close."""
         self.flush()
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
     def _truncate(self, after_round: int) -> None:
         """Keep whole records up to a round."""

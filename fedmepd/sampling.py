@@ -14,14 +14,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from monai.transforms import (
-    Compose,
-    RandCropByPosNegLabeld,
-    RandFlipd,
-    RandRotated,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
-)
+from monai.transforms.compose import Compose
+from monai.transforms.croppad.dictionary import RandCropByPosNegLabeld, RandSpatialCropSamplesd
+from monai.transforms.intensity.dictionary import RandScaleIntensityd, RandShiftIntensityd
+from monai.transforms.spatial.dictionary import RandFlipd, RandRotated
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -106,7 +102,8 @@ class CropSource:
     def centred(self) -> Iterator[Batch]:
         """Yield every patient once, unaugmented: the crop around the centre of its labelled classes."""
         for start in range(0, len(self.cases), self.settings.batch):
-            items = [_centred_crop(case, self.settings.edge) for case in self.cases[start : start + self.settings.batch]]
+            cases = self.cases[start : start + self.settings.batch]
+            items = [_centred_crop(case, self.settings.edge) for case in cases]
             images, labels = (torch.stack(parts) for parts in zip(*items, strict=True))
             yield Batch(images=images, label=labels, given=self.given)
 
@@ -150,23 +147,24 @@ def _transform(settings: CropSettings) -> Compose:
             num_samples=1,
         )
         if settings.foreground_share
-        else _uniform_crop(settings.edge)
+        else RandSpatialCropSamplesd(both, roi_size=(settings.edge,) * 3, num_samples=1, random_size=False)
     ]
     if settings.augment:
         steps += [RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(3)]
-        ranges = {f"range_{axis}": _ROTATION for axis in "xyz"}
         steps += [
-            RandRotated(both, prob=0.5, mode=("bilinear", "nearest"), padding_mode="zeros", keep_size=True, **ranges),
+            RandRotated(
+                both,
+                range_x=_ROTATION,
+                range_y=_ROTATION,
+                range_z=_ROTATION,
+                prob=0.5,
+                mode=("bilinear", "nearest"),
+                padding_mode="zeros",
+            ),
             RandScaleIntensityd("image", factors=_INTENSITY, prob=1.0, channel_wise=True),
             RandShiftIntensityd("image", offsets=_INTENSITY, prob=1.0, channel_wise=True),
         ]
     return Compose(steps)
-
-
-def _uniform_crop(edge: int) -> Any:
-    from monai.transforms import RandSpatialCropSamplesd
-
-    return RandSpatialCropSamplesd(("image", "label"), roi_size=(edge,) * 3, num_samples=1, random_size=False)
 
 
 def _centred_crop(case: PreparedCase, edge: int) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,6 @@ from fedmepd.methods import get_method
 from fedmepd.model import Architecture, Network
 from fedmepd.rounds import (
     Rules,
-
     SiteState,
     broadcast,
     personal_fractions,

@@ -8,19 +8,21 @@ Source: paper section "training": Adam, learning rate 2e-4 with polynomial decay
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedmepd.anchors import Anchors, PrototypeTable, concatenate, prototypes
 from fedmepd.compute import Backend
 from fedmepd.errors import UpdateError
-from fedmepd.losses import training_loss
-from fedmepd.model import Architecture, build
+from fedmepd.losses import SegmentationLoss
+from fedmepd.model import Architecture, Network, build, upsampled
 from fedmepd.sampling import Batch, CropSource
 from fedmepd.seeds import seed_of
 
@@ -95,7 +97,8 @@ class Learner:
         self.architecture, self.sources = architecture, tuple(sources)
         self.optimiser, self.backend, self.seed, self.member = optimiser, backend, seed, member
         self.network = build(architecture, seed).to(backend.device)
-        self.forward = torch.compile(self.network) if backend.compile else self.network
+        if backend.compile:
+            self.network.compile_parts()
 
     @property
     def samples(self) -> int:
@@ -172,13 +175,10 @@ class Learner:
     def _step(self, optimiser: torch.optim.Optimizer, batch: Batch, anchors: Anchors | None) -> float:
         device = self.backend.device
         optimiser.zero_grad(set_to_none=True)
-        with self.backend.autocast():
-            output = self.forward(batch.images.to(device), anchors, batch.given)
-        loss = training_loss(output, batch.label.to(device), self.architecture.classes)
-        value = float(loss.detach())
-        if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124  NaN is not itself
+        images, label = batch.images.to(device), batch.label.to(device)
+        value = backward(self.network, images, label, anchors=anchors, given=batch.given, backend=self.backend)
+        if not math.isfinite(value):
             raise UpdateError(f"{self.member}: the training loss is {value}", remedy="lower training.learning_rate")
-        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         return value
 
@@ -215,6 +215,57 @@ class Learner:
             for parameter, state in optimiser.state.items()
             for kind, tensor in state.items()
         }
+
+
+def backward(
+    network: Network,
+    images: Float[Tensor, "batch given d h w"],
+    label: Int[Tensor, "batch d h w"],
+    *,
+    anchors: Anchors | None,
+    given: tuple[str, ...],
+    backend: Backend,
+) -> float:
+    """Add the gradients of the training loss to the parameters and return the loss.
+
+    Same gradients as `training_loss(network(...)).backward()`, in less memory: the encoders' maps are cut from the
+    graph, every prediction that starts from them is propagated back at once, which frees its activations before the
+    next one is made, and the sum of the maps' gradients then goes through the encoders.
+
+    Args:
+        network: In training mode.
+        images: Images of the given modalities in canonical order.
+        label: Class indices at full resolution.
+        anchors: Anchors of the round, used where the member has LACCA.
+        given: Which of the member's modalities are given.
+        backend: Where and how to compute.
+    """
+    loss = SegmentationLoss(label, network.architecture.classes)
+    if network.shared is not None:
+        with backend.autocast():
+            prediction = network(images, given=given).probabilities
+        return _propagate(loss(prediction))
+    with backend.autocast():
+        maps = network.features(images, given)
+    cut = [[m.detach().requires_grad_() for m in modality] for modality in maps]
+    total = 0.0
+    for modality in cut:
+        with backend.autocast():
+            prediction = network.auxiliary(modality)
+        total += _propagate(loss(prediction))
+    with backend.autocast():
+        decoded = network.decode(cut, given, anchors)
+    total += _propagate(loss(decoded.probabilities) + sum(loss(p) for p in upsampled(decoded.prm)))
+    del decoded
+    torch.autograd.backward(
+        [m for modality in maps for m in modality], [m.grad for modality in cut for m in modality]
+    )
+    return total
+
+
+def _propagate(loss: Tensor) -> float:
+    loss.backward()
+    return float(loss.detach())
 
 
 def _like(moment: Tensor, parameter: Tensor) -> Tensor:

@@ -27,11 +27,12 @@ def predict_case(
         Class indices on the prepared grid, uint8 [d, h, w].
     """
     learner.load(weights)
-    learner.network.eval()
     return predict_labels(
         learner.network,
         anchors,
-        case,
+        case.image,
+        case.brain,
+        given=case.modalities,
         window=evaluation.window or learner.sources[0].settings.edge,
         overlap=evaluation.overlap,
         backend=learner.backend,

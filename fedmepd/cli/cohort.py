@@ -60,9 +60,9 @@ def check(
     task: _Task = None,
     layout: _Layout = None,
     modalities: _Modalities = None,
-    unlabelled: _Unlabelled = False,  # noqa: FBT002  typer's flag
+    unlabelled: _Unlabelled = False,
     workers: _Workers = 2,
-    as_json: _Json = False,  # noqa: FBT002  typer's flag
+    as_json: _Json = False,
 ) -> None:
     """Read every voxel of every case and report what is wrong, with its remedy; exit code 1 if a case is unusable."""
     from fedmepd.cohorts import check_cohort
@@ -90,7 +90,7 @@ def list_cases(
     path: _Path,
     task: _Task = None,
     layout: _Layout = None,
-    as_json: _Json = False,  # noqa: FBT002  typer's flag
+    as_json: _Json = False,
 ) -> None:
     """List cases with their modalities and whether they have a label; looks only at which files exist."""
     from fedmepd.cohorts import find_cohort
@@ -119,7 +119,7 @@ def list_cases(
 
 
 @_app.command("splits")
-def splits(as_json: _Json = False) -> None:  # noqa: FBT002  typer's flag
+def splits(as_json: _Json = False) -> None:
     """Show the institution splits that ship with the package and their sizes."""
     from fedmepd.cohorts import institution_split_names, load_institution_split
 

@@ -42,8 +42,8 @@ def evaluate(  # noqa: PLR0917  typer fills them by name
         typer.Option(help="For one label file: the layout whose label values it has (else those of predictions)."),
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write one row per case and region here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print cases and summary as JSON.")] = False,  # noqa: FBT002
-    hd95: Annotated[bool, typer.Option("--hd95/--no-hd95", help="Measure surface distances, too.")] = True,  # noqa: FBT002
+    as_json: Annotated[bool, typer.Option("--json", help="Print cases and summary as JSON.")] = False,
+    hd95: Annotated[bool, typer.Option("--hd95/--no-hd95", help="Measure surface distances, too.")] = True,
 ) -> None:
     """Score segmentations: Dice and HD95 per region, mean and 95 % bootstrap interval over the cases.
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from fedmepd import __version__
 from fedmepd.errors import FedmepdError
 
-_COMMANDS = ("phantom", "cohort", "simulate", "predict", "evaluate", "report")
+_COMMANDS = ("demo", "phantom", "cohort", "simulate", "predict", "evaluate", "report")
 _DEBUG_FLAG = "--debug"
 
 app = typer.Typer(
@@ -33,13 +33,19 @@ for _name in _COMMANDS:
     importlib.import_module(f"fedmepd.cli.{_name}").register(app)
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,  # noqa: FBT002
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so
+    if wanted:
         typer.echo(f"fedmepd {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -47,7 +47,7 @@ def phantom(  # noqa: PLR0917  one argument per option
         typer.Option(help="Write folders server and site-1 to site-N, an institution each.", show_default=False),
     ] = None,
     prefix: Annotated[str, typer.Option(help="Start of the case ids.")] = "Phantom",
-    force: Annotated[bool, typer.Option("--force", help="Replace phantoms that are there.")] = False,  # noqa: FBT002
+    force: Annotated[bool, typer.Option("--force", help="Replace phantoms that are there.")] = False,
 ) -> None:
     """Write made-up patients: realistic enough to learn from, free of any data-use agreement.
 

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as Left
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class SimulationView:
@@ -23,7 +31,7 @@ class SimulationView:
             BarColumn(bar_width=32),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            Left(),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", style="dim"),
             console=Console(stderr=True),
             disable=not enabled,
@@ -35,7 +43,7 @@ class SimulationView:
         self._steps: TaskID | None = None
         self._scores: dict[str, float] = {}
 
-    def __enter__(self) -> SimulationView:
+    def __enter__(self) -> Self:
         self._progress.start()
         self._steps = self._progress.add_task("", total=None, note="", visible=False)
         return self
@@ -82,6 +90,4 @@ class SimulationView:
 
     def _now(self, title: str, done: int, total: int | None, note: str = "") -> None:
         if self._steps is not None:
-            self._progress.update(
-                self._steps, description=title, completed=done, total=total, note=note, visible=True
-            )
+            self._progress.update(self._steps, description=title, completed=done, total=total, note=note, visible=True)

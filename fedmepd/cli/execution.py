@@ -1,0 +1,142 @@
+"""Running a configured federation from the command line, and what to say when it stops early."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from fedmepd import __version__
+from fedmepd.errors import RunError
+
+if TYPE_CHECKING:
+    from fedmepd.config import Config
+    from fedmepd.evaluation import CaseScore
+    from fedmepd.federation import Federation
+    from fedmepd.runs import RunFolder
+
+_INTERRUPTED = 130
+
+
+@contextmanager
+def going_on(command: str) -> Iterator[None]:
+    """Say how to go on when a run is interrupted or its disk is full.
+
+    Args:
+        command: What to type to go on.
+
+    Raises:
+        RunError: If the disk is full.
+        typer.Exit: With code 130 after Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"Stopped; every finished round is safe. Go on with: {command}")
+        raise typer.Exit(_INTERRUPTED) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunError(
+            "the disk is full; every finished round is safe", remedy=f"free space, then: {command}"
+        ) from error
+
+
+def execute(config: Config, run: RunFolder, *, quiet: bool) -> dict[str, list[CaseScore]]:
+    """Run every method of a configuration, going on from checkpoints, and write the run folder.
+
+    Args:
+        config: What to run.
+        run: Where to; locked by the caller.
+        quiet: Whether to show no progress.
+
+    Returns:
+        Test scores per method.
+    """
+    from fedmepd.cli.simulation_view import SimulationView
+    from fedmepd.compute import resolve_backend
+    from fedmepd.evaluation import read_scores_csv
+    from fedmepd.federation import open_federation
+    from fedmepd.outcome import finish_method
+    from fedmepd.simulate import run_method, set_up
+
+    compute = config.compute
+    backend = resolve_backend(
+        compute.device, precision=compute.precision, compile_networks=compute.compile, threads=compute.threads
+    )
+    started = time.monotonic()
+    with SimulationView(enabled=not quiet and sys.stderr.isatty(), methods=len(config.run.methods)) as view:
+        federation = open_federation(
+            config,
+            cache=run.cache,
+            progress=view.preparing,
+            on_skip=lambda case, reason: say(f"left out {case}: {reason}"),
+        )
+        facts = _facts(config, federation, run)
+        run.write_facts(facts)
+        scores: dict[str, list[CaseScore]] = {}
+        for name in config.run.methods:
+            folder = run.method(name)
+            if (folder / "scores.csv").is_file():
+                scores[name] = list(read_scores_csv(folder / "scores.csv"))
+                continue
+            setup = set_up(config, federation, name, backend)
+            if not facts["network"]["parameters"]:
+                facts["network"]["parameters"] = _parameters(setup.server.network)
+            state = run_method(setup, run, view)
+            scores[name] = finish_method(setup, state, folder, view.testing)
+    facts["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+    facts["seconds"] += time.monotonic() - started
+    run.write_facts(facts)
+    return scores
+
+
+def _parameters(network: Any) -> dict[str, int]:
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
+
+
+def _facts(config: Config, federation: Federation, run: RunFolder) -> dict[str, Any]:
+    import torch
+
+    known = run.facts()
+    members = [
+        {
+            "id": member.id,
+            "role": "server" if index == 0 else "site",
+            "modalities": list(member.modalities),
+            **{part: len(getattr(member.patients, part)) for part in ("train", "validate", "test")},
+        }
+        for index, member in enumerate(federation.members)
+    ]
+    return {
+        "schema": 1,
+        "name": config.run.name,
+        "created": known.get("created", datetime.now(UTC).isoformat(timespec="seconds")),
+        "finished": None,
+        "seconds": known.get("seconds", 0.0),
+        "task": federation.task.to_dict(),
+        "rounds": config.run.rounds,
+        "seed": config.run.seed,
+        "preset": config.run.preset,
+        "methods": list(config.run.methods),
+        "members": members,
+        "network": {"width": config.width, "crop": config.training.crop, "parameters": {}},
+        "privacy": "none",
+        "software": {"fedmepd": __version__, "torch": torch.__version__},
+    }
+
+
+def say(message: str) -> None:
+    """Write a line to stderr, for a person."""
+    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(message)
+
+
+def _skipped(case_id: str, reason: str) -> None:
+    say(f"left out {case_id}: {reason}")
