@@ -208,6 +208,7 @@ def parse_config(data: dict[str, Any], *, source: str, folder: Path) -> Config:
     Raises:
         ConfigError: If a key or value is wrong; every fault is named.
     """
+    data = _expand_institutions(data, source)
     run = data.get("run", {})
     preset = run.get("preset", "improved") if isinstance(run, dict) else "improved"
     if preset not in ("improved", "paper"):
@@ -221,6 +222,30 @@ def parse_config(data: dict[str, Any], *, source: str, folder: Path) -> Config:
     except ValidationError as error:
         raise ConfigError(f"{source}: {_faults(error)}", remedy="README.md lists every key with its default") from error
     return _resolve(config, folder, source)
+
+
+def _expand_institutions(data: dict[str, Any], source: str) -> dict[str, Any]:
+    """Turn `[institutions]` (a shipped split and the folder of its data set) into a server and sites."""
+    if "institutions" not in data:
+        return data
+    institutions = data["institutions"]
+    if not isinstance(institutions, dict) or set(institutions) != {"split", "cohort"}:
+        raise ConfigError(f"{source}: institutions needs exactly the keys split and cohort")
+    if "server" in data or "sites" in data:
+        raise ConfigError(f"{source}: give either institutions, or server and sites")
+    split = load_institution_split(str(institutions["split"]))
+    members = [
+        {
+            "id": name,
+            "cohort": institutions["cohort"],
+            "layout": split.layout,
+            "modalities": member.modalities,
+            "cases": member.case_ids,
+        }
+        for name, member in split.members.items()
+    ]
+    rest = {key: value for key, value in data.items() if key != "institutions"}
+    return {**rest, "server": members[0], "sites": members[1:]}
 
 
 def _resolve(config: Config, folder: Path, source: str) -> Config:

@@ -73,12 +73,7 @@ def execute(config: Config, run: RunFolder, *, quiet: bool) -> dict[str, list[Ca
     )
     started = time.monotonic()
     with SimulationView(enabled=not quiet and sys.stderr.isatty(), methods=len(config.run.methods)) as view:
-        federation = open_federation(
-            config,
-            cache=run.cache,
-            progress=view.preparing,
-            on_skip=lambda case, reason: say(f"left out {case}: {reason}"),
-        )
+        federation = open_federation(config, cache=run.cache, progress=view.preparing, on_skip=_skipped)
         facts = _facts(config, federation, run)
         run.write_facts(facts)
         scores: dict[str, list[CaseScore]] = {}

@@ -451,7 +451,9 @@ def test_the_memory_layout_of_weights_does_not_change_a_bit():
     for memory_format in (torch.contiguous_format, torch.channels_last_3d):
         federation = Federation(rules_for(), {"s1": MODALITIES, "s2": ("a",)})
         federation.server = replace(federation.server, weights=in_memory(federation.server.weights, memory_format))
-        federation.sites = {s: replace(v, weights=in_memory(v.weights, memory_format)) for s, v in federation.sites.items()}
+        federation.sites = {
+            s: replace(v, weights=in_memory(v.weights, memory_format)) for s, v in federation.sites.items()
+        }
         for _ in range(2):
             federation.run({site: noise(site) for site in federation.owned}, server=noise("server"))
         results.append(federation.server.weights)
