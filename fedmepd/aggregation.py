@@ -145,6 +145,8 @@ class Accumulator:
         """
         if contribution.site in self.sites:
             raise UpdateError(f"site {contribution.site!r} contributed twice to one round")
+        if COMMON not in contribution.vectors:
+            raise UpdateError(f"site {contribution.site!r} contributed no {COMMON!r} segment")
         lengths = {segment.name: _length(segment) for segment in self.layout.segments}
         for name, vector in contribution.vectors.items():
             if len(vector) != lengths.get(name):

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fedmepd.blocks import Block, class_probabilities, upsample
+from fedmepd.blocks import Block, class_probabilities, convolve, upsample
 from fedmepd.encoders import Encoder, level_channels
 
 
@@ -51,7 +51,7 @@ class AuxiliaryDecoder(nn.Module):
         x = maps[3]
         for level in (4, 3, 2):
             x = self.get_submodule(f"level{level}")(x, maps[level - 2])
-        return class_probabilities(self.classify(x))
+        return class_probabilities(convolve(x, self.classify.weight, self.classify.bias))
 
 
 class SharedNetwork(nn.Module):

@@ -12,20 +12,90 @@ published computation and kept for the count.
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fedmepd.blocks import as_volume, as_voxels
+from fedmepd.blocks import as_volume, as_voxels, voxel_pieces
 from fedmepd.encoders import LEVELS, level_channels
 
 CalibrationStyle = Literal["paper", "residual"]
 _HEADS = {1: 4, 2: 8, 3: 8, 4: 8}
-_DROPOUT = 0.1
+_DROPPED = round(0.1 * (1 << 16))  # of 2^16: four decisions come from each 64-bit draw
+_KEPT_SCALE = 1 / (1 - _DROPPED / (1 << 16))
 _PAPER_INIT_STD = 0.001
+
+
+class _Attend(torch.autograd.Function):
+    """Softmax attention over a few anchors, in pieces whose [voxel, head * anchor] tensors stay in the cache.
+
+    The backward pass computes a piece's attention again instead of keeping it: at level 1 one such tensor is four
+    times as large as the feature.
+    """
+
+    @staticmethod
+    def forward(
+        queries: Tensor, keys: Tensor, bias: Tensor, values: Tensor, shift: Tensor, heads: int, keep: Tensor | None
+    ) -> Tensor:
+        out = torch.empty_like(queries)
+        with torch.autocast(queries.device.type, enabled=False):
+            for result, voxels, kept in _attention_pieces(bias.numel(), out, queries, keep):
+                attention = _attention(voxels, keys, bias, heads)
+                torch.addmm(shift, _dropped(attention, kept), values, out=result)
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        *tensors, _shift, ctx.heads, keep = inputs
+        ctx.save_for_backward(*tensors, keep)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        queries, keys, bias, values, keep = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_queries = torch.empty_like(queries)
+        grad_keys, grad_bias, grad_values = (torch.zeros_like(t) for t in (keys, bias, values))
+        for result, voxels, g, kept in _attention_pieces(bias.numel(), grad_queries, queries, grad, keep):
+            attention = _attention(voxels, keys, bias, ctx.heads)
+            grad_values.addmm_(_dropped(attention, kept).t(), g)
+            grad_attention = _dropped(g @ values.t(), kept)
+            grad_scores = torch.ops.aten._softmax_backward_data(
+                *(t.unflatten(1, (ctx.heads, -1)) for t in (grad_attention, attention)), -1, attention.dtype
+            ).flatten(1)
+            grad_keys.addmm_(voxels.t(), grad_scores)
+            grad_bias += grad_scores.sum(dim=0)
+            torch.mm(grad_scores, keys.t(), out=result)
+        return grad_queries, grad_keys, grad_bias, grad_values, grad.sum(dim=(0, 1)), None, None
+
+
+def _attention_pieces(width: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Split [batch, voxel, channel] tensors into matching [piece, channel] parts; None stays None."""
+    flat = [None if t is None else voxel_pieces(t.flatten(0, 1).unsqueeze(0), width) for t in tensors]
+    count = len(next(pieces for pieces in flat if pieces is not None))
+    for i in range(count):
+        yield tuple(None if pieces is None else pieces[i][0] for pieces in flat)
+
+
+def _attention(voxels: Tensor, keys: Tensor, bias: Tensor, heads: int) -> Tensor:
+    scores = torch.addmm(bias, voxels, keys)
+    return F.softmax(scores.unflatten(1, (heads, -1)), dim=-1).flatten(1)
+
+
+def _dropped(attention: Tensor, kept: Tensor | None) -> Tensor:
+    return attention if kept is None else attention * kept * _KEPT_SCALE
+
+
+def _draw_kept(queries: Tensor, width: int) -> Bool[Tensor, "batch voxel width"]:
+    """Draw which attention weights dropout keeps, each with a probability of 0.9."""
+    shape = (*queries.shape[:2], width)
+    words = torch.empty(-(-math.prod(shape) // 4), dtype=torch.int64, device=queries.device)
+    draws = words.random_(torch.iinfo(torch.int64).min, None).view(torch.int16)
+    return (draws[: math.prod(shape)] >= _DROPPED - (1 << 15)).view(shape)
 
 
 class AnchorAttention(nn.Module):
@@ -58,10 +128,10 @@ class AnchorAttention(nn.Module):
         if self.style == "residual":
             queries, anchors = F.layer_norm(voxels, (self.channels,)), F.layer_norm(anchors, (self.channels,))
         key_matrix, key_bias = self._keys(anchors)
-        scores = torch.matmul(queries, key_matrix.to(queries.dtype)) + key_bias.to(queries.dtype)
-        scores = scores.unflatten(-1, (self.heads, -1)).masked_fill(~present, float("-inf"))
-        attention = F.dropout(F.softmax(scores, dim=-1), _DROPOUT, self.training).flatten(-2)
-        out = torch.matmul(attention, self._values(anchors).to(attention.dtype)) + self.output.bias
+        key_bias = key_bias.masked_fill(~present.repeat(self.heads), float("-inf"))
+        folded = (key_matrix, key_bias, self._values(anchors), self.output.bias)
+        keep = _draw_kept(queries, key_bias.numel()) if self.training else None
+        out = _Attend.apply(queries, *(t.to(queries.dtype) for t in folded), self.heads, keep)
         if self.style == "residual":
             out = voxels + out
         return as_volume(out, feature.shape)

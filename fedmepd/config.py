@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fedmepd.cohorts import load_institution_split
 from fedmepd.errors import ConfigError, TaskError
 from fedmepd.methods import METHODS
 from fedmepd.task import Task, load_task

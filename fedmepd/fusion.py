@@ -12,7 +12,7 @@ Source: paper section "network" (RFNet's region-aware fusion and PRM); at width 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -26,10 +26,12 @@ from fedmepd.blocks import (
     as_volume,
     as_voxels,
     class_probabilities,
+    convolve,
     freeze_inert_bias,
     norm_activation,
     present_slices,
     upsample,
+    voxel_pieces,
 )
 from fedmepd.encoders import LEVELS, level_channels
 
@@ -77,7 +79,7 @@ class ProbabilityMap(nn.Module):
         x = self.embed3(self.embed2(self.embed1(stacked, present)))
         if below is not None:
             x = torch.cat([below, x], dim=1)
-        return class_probabilities(self.classify(self.mix(x)))
+        return class_probabilities(convolve(self.mix(x), self.classify.weight, self.classify.bias))
 
 
 class ModalityWeights(nn.Module):
@@ -114,6 +116,39 @@ class ModalityWeights(nn.Module):
         return torch.sigmoid(x)
 
 
+class _MaskedProduct(torch.autograd.Function):
+    """sum_r p_r * (x U_r) for matrices U_r side by side, in pieces whose products with x stay in the cache.
+
+    The products [batch, voxel, class * output] are larger than everything else at a level and are not kept. The
+    probabilities are taken as constants.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, probabilities: Tensor, folded: Tensor) -> Tensor:
+        classes = probabilities.shape[2]
+        out = x.new_empty(*x.shape[:2], folded.shape[2] // classes)
+        with torch.autocast(x.device.type, enabled=False):
+            for result, voxels, p in zip(*(voxel_pieces(t, folded.shape[2]) for t in (out, x, probabilities)), strict=True):
+                products = torch.bmm(voxels, folded).unflatten(2, (classes, -1))
+                torch.sum(products.mul_(p.unsqueeze(3)), dim=2, out=result)
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:  # type: ignore[override]
+        x, probabilities, folded = ctx.saved_tensors
+        grad_x, grad_folded = torch.empty_like(x), torch.zeros_like(folded)
+        pieces = (voxel_pieces(t, folded.shape[2]) for t in (grad_x, x, probabilities, grad))
+        for result, voxels, p, g in zip(*pieces, strict=True):
+            products = (g.unsqueeze(2) * p.unsqueeze(3)).flatten(2)
+            torch.bmm(products, folded.transpose(1, 2), out=result)
+            grad_folded.baddbmm_(voxels.transpose(1, 2), products)
+        return grad_x, None, grad_folded
+
+
 class RegionFusion(nn.Module):
     """Region-aware modal fusion of one level, concatenated with its short cut: [batch, C_l, d, h, w]."""
 
@@ -143,15 +178,13 @@ class RegionFusion(nn.Module):
     def _regions(self, stacked: Tensor, probabilities: Tensor, present: tuple[int, ...]) -> Tensor:
         """Return the first convolution over the concatenated region features, without building them."""
         x = as_voxels(stacked)
-        p = as_voxels(probabilities).to(x.dtype)
-        occupancy = p.mean(dim=1) + _OCCUPANCY_FLOOR
-        pooled = torch.bmm(p.transpose(1, 2), x) / x.shape[1] / occupancy.unsqueeze(-1)
+        p = probabilities.flatten(2).to(x.dtype)
+        occupancy = p.mean(dim=2) + _OCCUPANCY_FLOOR
+        pooled = torch.bmm(p, x) / x.shape[1] / occupancy.unsqueeze(-1)
         weights = self.modality_weights(pooled, occupancy, present)
         kernel = self.region1.weight.view(self.channels, self.classes, self.channels)
-        folded = torch.einsum("orc,brm->brmco", kernel, weights).flatten(2, 3).to(x.dtype)
-        out = p[:, :, :1] * torch.bmm(x, folded[:, 0])
-        for region in range(1, self.classes):
-            out = torch.addcmul(out, p[:, :, region : region + 1], torch.bmm(x, folded[:, region]))
+        folded = torch.einsum("orc,brm->bmcro", kernel, weights).flatten(3, 4).flatten(1, 2)
+        out: Tensor = _MaskedProduct.apply(x, p.transpose(1, 2).contiguous(), folded.to(x.dtype))  # type: ignore[no-untyped-call]
         return as_volume(out, stacked.shape)
 
 
@@ -217,4 +250,5 @@ class FusionDecoder(nn.Module):
             if calibrate is not None:
                 feature = calibrate(level, feature)
             below = stage.get_submodule("rise")(upsample(feature)) if level > 1 else feature
-        return Decoded(class_probabilities(self.classify(below)), prm, fused)
+        scores = convolve(below, self.classify.weight, self.classify.bias)
+        return Decoded(class_probabilities(scores), prm, fused)

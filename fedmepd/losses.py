@@ -5,6 +5,9 @@ Source: paper section "training": loss = fused + sum of PRM + sum over present m
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
@@ -13,6 +16,37 @@ from fedmepd.model import Output
 
 _PROBABILITY_FLOOR = 0.005
 _DICE_EPSILON = 1e-7
+
+
+class _DiceAndEntropy(torch.autograd.Function):
+    """The loss of one prediction with its gradient in closed form: only the prediction itself is kept for it."""
+
+    @staticmethod
+    def forward(p: Tensor, target: Tensor, weighted: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        intersection, union = _class_sums(p, target), p.sum(dim=(0, 2)) + counts + _DICE_EPSILON
+        entropy = _class_sums(p.clamp(min=_PROBABILITY_FLOOR).log_(), weighted).sum()
+        return 1 - (2 * intersection / union).mean() - entropy, intersection, union
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        p, target, weighted, _ = inputs
+        _, intersection, union = output
+        ctx.mark_non_differentiable(intersection, union)
+        ctx.save_for_backward(p, target, weighted, intersection, union)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        p, target, weighted, intersection, union = ctx.saved_tensors
+        scale = 2 * grad / (union.numel() * union)
+        result = weighted / p.clamp(min=_PROBABILITY_FLOOR)
+        result.mul_(p >= _PROBABILITY_FLOOR).mul_(-grad)
+        result.addcmul_(target, scale.view(1, -1, 1), value=-1).add_((scale * intersection / union).view(1, -1, 1))
+        return result, None, None, None
+
+
+def _class_sums(a: Tensor, b: Tensor) -> Float[Tensor, " class"]:
+    """Sum a * b over everything but the classes."""
+    return (a * b).sum(dim=(0, 2))
 
 
 class SegmentationLoss:
@@ -26,19 +60,16 @@ class SegmentationLoss:
     """
 
     def __init__(self, label: Integer[Tensor, "batch d h w"], classes: int) -> None:
-        self.target = one_hot(label, classes).flatten(2)
-        counts = self.target.sum(dim=(0, 2))
-        self.counts = counts
-        self.weighted = self.target * (1 - counts / counts.sum()).view(1, -1, 1)
-        self.voxels = label.numel()
+        self.target = one_hot(label, classes).flatten(2).contiguous()
+        self.counts = self.target.sum(dim=(0, 2))
+        weights = (1 - self.counts / self.counts.sum()) / label.numel()
+        self.weighted = self.target * weights.view(1, -1, 1)
 
     def __call__(self, probabilities: Float[Tensor, "batch class d h w"]) -> Float[Tensor, ""]:
         """Return the loss of one prediction."""
         p = probabilities.flatten(2)
-        intersection = (p * self.target).sum(dim=(0, 2))
-        dice = 2 * intersection / (p.sum(dim=(0, 2)) + self.counts + _DICE_EPSILON)
-        entropy = -(self.weighted * p.clamp(min=_PROBABILITY_FLOOR).log()).sum() / self.voxels
-        return 1 - dice.mean() + entropy
+        loss: Tensor = _DiceAndEntropy.apply(p, self.target, self.weighted, self.counts)[0]  # type: ignore[no-untyped-call]
+        return loss
 
 
 def training_loss(output: Output, label: Integer[Tensor, "batch d h w"], classes: int) -> Float[Tensor, ""]:

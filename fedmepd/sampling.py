@@ -18,6 +18,7 @@ from monai.transforms.compose import Compose
 from monai.transforms.croppad.dictionary import RandCropByPosNegLabeld, RandSpatialCropSamplesd
 from monai.transforms.intensity.dictionary import RandScaleIntensityd, RandShiftIntensityd
 from monai.transforms.spatial.dictionary import RandFlipd, RandRotated
+from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -129,7 +130,7 @@ class _RoundCrops(Dataset[dict[str, Tensor]]):
         if case.label is None:
             raise CohortError(f"case {case.case_id!r} has no label")
         crops: Any = self.transform({"image": case.image, "label": case.label.unsqueeze(0)})
-        return {key: torch.as_tensor(crops[0][key]) for key in ("image", "label")}
+        return {key: convert_to_tensor(crops[0][key], track_meta=False) for key in ("image", "label")}
 
     def _seed(self, purpose: str, position: int) -> int:
         return seed_of(purpose, self.source.seed, self.source.member, self.round_number, position)

@@ -43,12 +43,12 @@ def demo(
     from fedmepd.runs import RunFolder, dump_config
 
     run = RunFolder(out / "run")
-    config = _configuration(out, seed)
+    config = demo_configuration(out, seed)
     again = f"fedmepd demo --out {out}"
     with run.locked(), going_on(again):
         if not (run.path / "run.toml").is_file():
             say(f"1/3  making {_CASES} patients for each of {len(config.members)} hospitals in {out / 'cohorts'}")
-            _make_patients(out / "cohorts", config, seed)
+            make_patients(out / "cohorts", config, seed)
             run.create(config)
         elif dump_config(run.config()) != dump_config(config):
             raise RunError(f"{out} holds another demo", remedy=f"remove it (rm -r {out}), or choose another --out")
@@ -60,20 +60,17 @@ def demo(
     typer.echo(_where(out, report, run.facts()))
 
 
-def demo_settings() -> dict[str, Any]:
-    """Return the demo's configuration as plain data, without a seed."""
-    return tomllib.loads((resources.files("fedmepd") / "presets" / "demo.toml").read_text())
-
-
-def _configuration(out: Path, seed: int) -> Config:
+def demo_configuration(out: Path, seed: int) -> Config:
+    """Return the demo's configuration for a folder and seed."""
     from fedmepd.config import parse_config
 
-    data = demo_settings()
+    data = tomllib.loads((resources.files("fedmepd") / "presets" / "demo.toml").read_text())
     data["run"]["seed"] = seed
     return parse_config(data, source="the demo's configuration", folder=out.resolve())
 
 
-def _make_patients(folder: Path, config: Config, seed: int) -> None:
+def make_patients(folder: Path, config: Config, seed: int) -> None:
+    """Write the demo's phantoms."""
     from fedmepd.phantom import CohortSpec, federation_of, write_cohorts
 
     spec = CohortSpec(kind="brain", cases=_CASES, shape=_SHAPE, seed=seed)

@@ -54,8 +54,10 @@ def simulate(
     overrides = _overrides(settings or [])
     if skip_invalid:
         overrides["data.skip_invalid"] = True
+    chosen = _configuration(config, run, overrides, resume=resume)
     with run.locked():
-        chosen = _configuration(config, run, overrides, resume=resume)
+        if not resume:
+            run.create(chosen)
         with going_on(f"fedmepd simulate --out {out} --resume"):
             scores = execute(chosen, run, quiet=quiet)
     if as_json:
@@ -72,9 +74,7 @@ def _configuration(config: Path | None, run: RunFolder, overrides: dict[str, Any
     if not resume:
         if config is None:
             raise ConfigError("no configuration given", remedy="fedmepd simulate CONFIG.toml --out RUN")
-        chosen = load_config(config, overrides=overrides)
-        run.create(chosen)
-        return chosen
+        return load_config(config, overrides=overrides)
     started = run.config()
     if config is not None or overrides:
         asked = load_config(config or run.path / "run.toml", overrides=overrides)
