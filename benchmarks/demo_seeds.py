@@ -83,8 +83,7 @@ def main() -> None:
             methods = [*arguments.methods, *(["local"] if not baseline else [])]
             found = [run_variant(variant, seed, folder, methods) for seed in range(arguments.seeds)]
             baseline = baseline or [score for one in found for score in one["local"]]
-            for method in arguments.methods:
-                rows.append(report(variant, method, [score for one in found for score in one[method]], baseline))
+            rows += [report(variant, m, [s for one in found for s in one[m]], baseline) for m in arguments.methods]
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps({"seeds": arguments.seeds, "rows": rows}, indent=1) + "\n")
 

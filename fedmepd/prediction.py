@@ -116,7 +116,8 @@ class Predictor:
             progress: Called with the windows done and of all.
 
         Raises:
-            CohortError: If the case cannot be used or the file not be written.
+            CohortError: If the case cannot be used.
+            RunError: If the file cannot be written.
             ConfigError: If the device has too little memory for the window.
         """
         started = time.perf_counter()

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from fedmepd.cohorts import Volume
 from fedmepd.cohorts.volumes import read_arrays
 from fedmepd.cohorts.voxels import label_values
-from fedmepd.errors import CohortError
+from fedmepd.errors import RunError
 from fedmepd.task import Task
 
 _AXES = 3
@@ -38,7 +38,7 @@ def write_volume(path: Path, voxels: npt.NDArray[Any], like: Volume, *, mark: st
         mark: At most 79 ASCII characters, kept in the header.
 
     Raises:
-        CohortError: If the file cannot be written.
+        RunError: If the file cannot be written.
     """
     # nibabel's own annotations stop here.
     image = _image(voxels, nib.load(like.path), mark)
@@ -52,7 +52,7 @@ def write_volume(path: Path, voxels: npt.NDArray[Any], like: Volume, *, mark: st
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise CohortError(
+        raise RunError(
             f"{path} cannot be written ({error.strerror})", remedy="free space, or name another folder with --out"
         ) from error
     finally:

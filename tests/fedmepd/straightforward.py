@@ -9,7 +9,7 @@ projections.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  the customary name
 from torch import Tensor, nn
 
 from fedmepd.auxiliary import AuxiliaryDecoder

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from fedmepd.cli.predict import register
 from fedmepd.cohorts import Settings, find_cohort, prepare_case
 from fedmepd.compute import Backend
-from fedmepd.errors import CohortError, ConfigError
+from fedmepd.errors import CohortError, ConfigError, RunError
 from fedmepd.inference import predict_labels
 from fedmepd.model import Architecture, build
 from fedmepd.models import Provenance, SiteModel, load_model, network_of, save_model
@@ -296,6 +296,12 @@ def test_a_device_with_too_little_memory_is_one_clear_line(model, cohort, tmp_pa
     monkeypatch.setattr("fedmepd.prediction.segment", full)
     message = refused(model, cohort, "--out", tmp_path / "out", kind=ConfigError)
     assert "too little memory for windows of 16. use a smaller --window" in message
+
+
+def test_a_folder_that_cannot_be_written_is_no_fault_of_the_case(model, cohort, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    message = refused(model, cohort, "--out", tmp_path / "out", "--skip-invalid", kind=RunError)
+    assert "cannot be written" in message
 
 
 def test_a_broken_model_file_leaves_with_2_and_one_line(cohort, tmp_path, capsys):
