@@ -221,7 +221,7 @@ def parse_config(data: dict[str, Any], *, source: str, folder: Path) -> Config:
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_faults(error)}", remedy="README.md lists every key with its default") from error
+        raise ConfigError(f"{source}: {_faults(error)}", remedy="docs/configuration.md lists every key with its default") from error
     return _resolve(config, folder, source)
 
 

@@ -174,6 +174,15 @@ def roster_of(layout: Layout, owned: Sequence[Sequence[str]]) -> dict[str, int]:
     return {s.name: sum(s.modality is None or s.modality in own for own in owned) for s in layout.segments}
 
 
+def thin_segments(rules: Rules, roster: Mapping[str, int]) -> dict[str, int]:
+    """Return the segments that have too few sites ever to be averaged, with their number of sites."""
+    return {
+        s.name: roster[s.name]
+        for s in rules.layout.segments
+        if s.plain_values + s.filter_values and roster[s.name] - rules.dropouts < rules.minimum
+    }
+
+
 def broadcast(state: ServerState, rules: Rules, own: Sequence[str], roster: Mapping[str, int]) -> Broadcast:
     """Select what a site that owns these modalities downloads in the next round."""
     segments = rules.layout.for_member(own)

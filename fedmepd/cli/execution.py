@@ -65,6 +65,7 @@ def execute(config: Config, run: RunFolder, *, quiet: bool) -> dict[str, list[Ca
     from fedmepd.evaluation import read_scores_csv
     from fedmepd.federation import open_federation
     from fedmepd.outcome import finish_method
+    from fedmepd.rounds import thin_segments
     from fedmepd.simulate import run_method, set_up
 
     compute = config.compute
@@ -85,6 +86,11 @@ def execute(config: Config, run: RunFolder, *, quiet: bool) -> dict[str, list[Ca
             setup = set_up(config, federation, name, backend)
             if not facts["network"]["parameters"]:
                 facts["network"]["parameters"] = _parameters(setup.server.network)
+            for segment, owners in thin_segments(setup.rules, setup.roster).items():
+                say(
+                    f"warning: {name}: {segment} has {owners} contributing sites, fewer than the minimum of "
+                    f"{setup.rules.minimum}: it is never averaged (personalisation.min_contributors)"
+                )
             state = run_method(setup, run, view)
             scores[name] = finish_method(setup, state, folder, view.testing)
     facts["finished"] = datetime.now(UTC).isoformat(timespec="seconds")

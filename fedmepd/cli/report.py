@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder that `fedmepd simulate` wrote; it may be unfinished.")],
-    out: Annotated[Path | None, typer.Option(help="File to write [default: RUN/report.html].")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; by default RUN/report.html.")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
 ) -> None:
     """Write one self-contained HTML file about a run: scores, curves, personal filters, anchors, overlays."""

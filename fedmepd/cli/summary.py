@@ -38,6 +38,9 @@ def print_summary(scores: Mapping[str, list[CaseScore]], *, seed: int) -> None:
     """Print the table, and how the methods compare with training alone."""
     from fedmepd.evaluation import MEAN_REGION, compare
 
+    if not any(scores.values()):
+        Console().print("No test scores: the configuration sets no test cases aside (split.test = 0).")
+        return
     rows = [row for row in summary_rows(scores, seed=seed) if row["region"] == MEAN_REGION]
     members = list(dict.fromkeys(row["member"] for row in rows))
     table = Table(title="Mean Dice over regions on the held-out test cases", title_justify="left")
