@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fedmepd.blocks import Block, class_probabilities, convolve, upsample
+from fedmepd.blocks import Block, RisingBlock, class_probabilities, convolve
 from fedmepd.encoders import Encoder, level_channels
 
 
@@ -22,13 +22,13 @@ class AuxiliaryStep(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
-        self.halve = Block(channels, half)
+        self.halve = RisingBlock(channels, half)
         self.join = Block(channels, half)
         self.mix = Block(half, half, kernel=1)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Return the feature at the skip connection's resolution."""
-        x = self.halve(upsample(x))
+        x = self.halve(x)
         return self.mix(self.join(torch.cat([x, skip], dim=1)))
 
 

@@ -12,6 +12,7 @@ Source: paper section "network", after RFNet (Ding et al., ICCV 2021).
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -111,13 +112,38 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: i
     """
     if weight.shape[-1] == 1:
         return as_volume(F.linear(as_voxels(x), weight.flatten(1), bias), x.shape)
-    padding = weight.shape[-1] // 2
+    padding = [edge // 2 for edge in weight.shape[2:]]
     size = x.shape
     lonely = size[0] == 1 and not x.is_cuda
     if lonely and stride == 1 and size[1] * size[2] * size[3] <= _SLOW_CONVOLUTION_NUMEL:
         doubled = torch.cat([x, x.detach()]).contiguous(memory_format=torch.channels_last_3d)
         return F.conv3d(doubled, weight, bias, stride, padding)[:1]
     return F.conv3d(x, weight, bias, stride, padding)
+
+
+def upsample_convolve(x: Tensor, weight: Tensor) -> Tensor:
+    """Convolve the upsampled map with a 3x3x3 kernel.
+
+    Interpolation along the depth commutes with the convolution along height and width, so on CPUs it comes last: the
+    flat convolutions see half the voxels, and one small matrix adds their results up, depth taps included.
+    """
+    if x.is_cuda:
+        return convolve(upsample(x), weight)
+    wide = F.interpolate(x, scale_factor=(1, 2, 2), mode="trilinear", align_corners=True)
+    kernels = weight.contiguous(memory_format=torch.channels_last_3d).unbind(2)
+    slices = [convolve(wide, kernel.unsqueeze(2)).permute(0, 2, 3, 4, 1).flatten(2) for kernel in kernels]
+    out = torch.matmul(_depth_taps(x.shape[2], x.dtype), torch.cat(slices, dim=1))
+    return out.unflatten(2, (*wide.shape[3:], -1)).permute(0, 4, 1, 2, 3)
+
+
+@cache
+def _depth_taps(size: int, dtype: torch.dtype) -> Float[Tensor, "twice thrice"]:
+    """Return the matrix that upsamples along the depth and shifts by -1, 0, 1 for the three taps of a kernel."""
+    with torch.inference_mode(mode=False):
+        identity = torch.eye(size, dtype=torch.float64).unsqueeze(0)
+        rows = F.interpolate(identity, scale_factor=2, mode="linear", align_corners=True)[0].t()
+        padded = F.pad(rows, (0, 0, 1, 1))
+        return torch.cat([padded[tap : tap + 2 * size] for tap in range(3)], dim=1).to(dtype)
 
 
 class Block(nn.Module):
@@ -139,6 +165,14 @@ class Block(nn.Module):
     def forward(self, x: Float[Tensor, "batch i d h w"]) -> Float[Tensor, "batch o d2 h2 w2"]:
         """Return the activated feature map."""
         return norm_activation(convolve(x, self.conv.weight, stride=self.stride))
+
+
+class RisingBlock(Block):
+    """A block with a 3x3x3 kernel on the map upsampled x2."""
+
+    def forward(self, x: Float[Tensor, "batch i d h w"]) -> Float[Tensor, "batch o d2 h2 w2"]:
+        """Return the activated feature map, twice as large along each edge."""
+        return norm_activation(upsample_convolve(x, self.conv.weight))
 
 
 class StackedBlock(nn.Module):

@@ -29,8 +29,8 @@ class EncoderLevel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the level's feature map."""
-        x = self.first(x)
-        return x + self.third(self.second(x))
+        first: Tensor = self.first(x)
+        return first + self.third(self.second(first))
 
 
 class Encoder(nn.Module):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fedmepd.blocks import (
     NEGATIVE_SLOPE,
     Block,
+    RisingBlock,
     StackedBlock,
     as_volume,
     as_voxels,
@@ -30,7 +31,6 @@ from fedmepd.blocks import (
     freeze_inert_bias,
     norm_activation,
     present_slices,
-    upsample,
     voxel_pieces,
 )
 from fedmepd.encoders import LEVELS, level_channels
@@ -201,7 +201,7 @@ class FusionLevel(nn.Module):
             self.join = Block(2 * channels, channels)
             self.mix = Block(channels, channels, kernel=1)
         if level > 1:
-            self.rise = Block(channels, channels // 2)
+            self.rise = RisingBlock(channels, channels // 2)
 
     def forward(self, stacked: Tensor, present: tuple[int, ...], below: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the level's feature and its probability map."""
@@ -249,6 +249,6 @@ class FusionDecoder(nn.Module):
             fused.insert(0, feature)
             if calibrate is not None:
                 feature = calibrate(level, feature)
-            below = stage.get_submodule("rise")(upsample(feature)) if level > 1 else feature
+            below = stage.get_submodule("rise")(feature) if level > 1 else feature
         scores = convolve(below, self.classify.weight, self.classify.bias)
         return Decoded(class_probabilities(scores), prm, fused)

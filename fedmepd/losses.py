@@ -24,8 +24,8 @@ class _DiceAndEntropy(torch.autograd.Function):
     @staticmethod
     def forward(p: Tensor, target: Tensor, weighted: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         intersection, union = _class_sums(p, target), p.sum(dim=(0, 2)) + counts + _DICE_EPSILON
-        entropy = _class_sums(p.clamp(min=_PROBABILITY_FLOOR).log_(), weighted).sum()
-        return 1 - (2 * intersection / union).mean() - entropy, intersection, union
+        log_likelihood = _class_sums(p.clamp(min=_PROBABILITY_FLOOR).log_(), weighted).sum() / _voxels(p)
+        return 1 - (2 * intersection / union).mean() - log_likelihood, intersection, union
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
@@ -39,9 +39,13 @@ class _DiceAndEntropy(torch.autograd.Function):
         p, target, weighted, intersection, union = ctx.saved_tensors
         scale = 2 * grad / (union.numel() * union)
         result = weighted / p.clamp(min=_PROBABILITY_FLOOR)
-        result.mul_(p >= _PROBABILITY_FLOOR).mul_(-grad)
+        result.mul_(p >= _PROBABILITY_FLOOR).mul_(-grad / _voxels(p))
         result.addcmul_(target, scale.view(1, -1, 1), value=-1).add_((scale * intersection / union).view(1, -1, 1))
         return result, None, None, None
+
+
+def _voxels(p: Tensor) -> int:
+    return p.shape[0] * p.shape[2]
 
 
 def _class_sums(a: Tensor, b: Tensor) -> Float[Tensor, " class"]:
@@ -62,8 +66,7 @@ class SegmentationLoss:
     def __init__(self, label: Integer[Tensor, "batch d h w"], classes: int) -> None:
         self.target = one_hot(label, classes).flatten(2).contiguous()
         self.counts = self.target.sum(dim=(0, 2))
-        weights = (1 - self.counts / self.counts.sum()) / label.numel()
-        self.weighted = self.target * weights.view(1, -1, 1)
+        self.weighted = self.target * (1 - self.counts / self.counts.sum()).view(1, -1, 1)
 
     def __call__(self, probabilities: Float[Tensor, "batch class d h w"]) -> Float[Tensor, ""]:
         """Return the loss of one prediction."""

@@ -166,7 +166,8 @@ def upsampled(prm: list[Tensor]) -> list[Tensor]:
 
 def build(architecture: Architecture, seed: int) -> Network:
     """Build a network with fresh weights, in channels-last layout."""
-    network = Network(architecture).to(memory_format=torch.channels_last_3d)
+    network = Network(architecture)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # missing in torch's stubs
     network.initialise(seed)
     return network
 

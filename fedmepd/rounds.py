@@ -383,7 +383,4 @@ def _announced(slots: SlotState, rules: Rules) -> FloatArray:
 
 def _arrays(weights: Mapping[str, Tensor]) -> dict[str, FloatArray]:
     """View tensors as arrays; writing to an array writes to its tensor."""
-    arrays: dict[str, FloatArray] = {}
-    for name, tensor in weights.items():
-        arrays[name] = tensor.numpy()
-    return arrays
+    return {name: np.asarray(tensor.numpy()) for name, tensor in weights.items()}

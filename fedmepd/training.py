@@ -50,7 +50,7 @@ class OptimiserSettings:
 
     def rate(self, round_number: int) -> float:
         """Return the learning rate of a round (round 0 is the server's start)."""
-        return self.learning_rate * (1 - max(round_number - 1, 0) / self.rounds) ** _POLYNOMIAL
+        return self.learning_rate * float((1 - max(round_number - 1, 0) / self.rounds) ** _POLYNOMIAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,11 +209,10 @@ class Learner:
         return optimiser
 
     def _moments(self, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-        names = {parameter: name for name, parameter in self.network.named_parameters()}
         return {
-            f"{names[parameter]}/{kind}": tensor.detach().cpu().clone()
-            for parameter, state in optimiser.state.items()
-            for kind, tensor in state.items()
+            f"{name}/{kind}": tensor.detach().cpu().clone()
+            for name, parameter in self.network.named_parameters()
+            for kind, tensor in optimiser.state.get(parameter, {}).items()
         }
 
 
@@ -241,7 +240,7 @@ def backward(
         backend: Where and how to compute.
     """
     loss = SegmentationLoss(label, network.architecture.classes)
-    if network.shared is not None:
+    if network.auxiliary is None:
         with backend.autocast():
             prediction = network(images, given=given).probabilities
         return _propagate(loss(prediction))
