@@ -7,7 +7,6 @@ INSTALLED := $(VENV)/.installed-$(shell cat requirements/lock.txt requirements/t
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 RUN := $(BIN)/python -P
 DEMO := demo
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help install demo test test-all lint format types contracts bench clean
 
@@ -51,7 +50,7 @@ contracts: $(INSTALLED) ## import contracts
 	@$(BIN)/lint-imports --no-cache
 
 bench: $(INSTALLED) ## the benchmarks; JSON goes to benchmarks/results
-	@for name in training_step whole_volume round_time; do $(RUN) -m benchmarks.$$name || exit 1; done
+	@for name in training_step whole_volume round_time demo_seeds; do $(RUN) -m benchmarks.$$name || exit 1; done
 
 clean: ## remove the environment, caches and the demo
 	rm -rf $(VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -115,7 +115,8 @@ def pack(
             continue
         update = updates[segment.name]
         _check_shapes(segment, update, site)
-        weighted = update.filters * segment.per_value(update.weights)
+        clip = formats.delta.clip
+        weighted = np.clip(update.filters, -clip, clip) * segment.per_value(update.weights)
         values = np.array([1.0, *(scalars[name] for name in SCALARS[1:])]) if segment.name == COMMON else np.ones(1)
         parts = (
             (formats.delta, update.plain),

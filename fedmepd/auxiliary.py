@@ -29,7 +29,8 @@ class AuxiliaryStep(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Return the feature at the skip connection's resolution."""
         x = self.halve(x)
-        return self.mix(self.join(torch.cat([x, skip], dim=1)))
+        out: Tensor = self.mix(self.join(torch.cat([x, skip], dim=1)))
+        return out
 
 
 class AuxiliaryDecoder(nn.Module):

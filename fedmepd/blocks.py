@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the customary name
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 NEGATIVE_SLOPE = 0.2
@@ -50,7 +50,7 @@ class _NormActivation(torch.autograd.Function):
         ctx.save_for_backward(*output)
 
     @staticmethod
-    def backward(ctx: Any, grad_volume: Tensor, _grad_scale: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad_volume: Tensor, _grad_scale: Tensor) -> Tensor:
         volume, scale = ctx.saved_tensors
         out, grad, channels = as_voxels(volume), as_voxels(grad_volume), volume.shape[1]
         result = torch.empty_like(out)
@@ -69,19 +69,21 @@ class _NormActivation(torch.autograd.Function):
 
 
 def voxel_pieces(
-    voxels: Float[Tensor, "batch voxel channel"], channels: int
-) -> tuple[Float[Tensor, "batch piece channel"], ...]:
+    voxels: Shaped[Tensor, "batch voxel channel"], channels: int
+) -> tuple[Shaped[Tensor, "batch piece channel"], ...]:
     """Split along the voxels into parts whose temporaries of `channels` channels stay in a CPU's cache."""
     if voxels.is_cuda:
         return (voxels,)
     rows = max(_BLOCK, _CHUNK // channels // voxels.shape[0] // _BLOCK * _BLOCK)
-    return voxels.split(rows, dim=1)
+    pieces: tuple[Tensor, ...] = voxels.split(rows, dim=1)
+    return pieces
 
 
 def _voxel_sum(voxels: Float[Tensor, "batch voxel channel"]) -> Float[Tensor, "batch 1 channel"]:
-    """Sum over the voxels in double precision over single-precision blocks: fast, and exact enough for large volumes."""
+    """Sum over the voxels in double precision over single-precision blocks: fast, and exact in large volumes."""
     block = min(voxels.shape[1] & -voxels.shape[1], _BLOCK)
-    return voxels.unflatten(1, (-1, block)).sum(dim=2).sum(dim=1, keepdim=True, dtype=torch.float64)
+    sums: Tensor = voxels.unflatten(1, (-1, block)).sum(dim=2)
+    return sums.sum(dim=1, keepdim=True, dtype=torch.float64)
 
 
 def as_voxels(x: Float[Tensor, "batch channel d h w"]) -> Float[Tensor, "batch voxel channel"]:
@@ -93,7 +95,8 @@ def as_volume(
     voxels: Float[Tensor, "batch voxel channel"], shape: torch.Size | tuple[int, ...]
 ) -> Float[Tensor, "batch channel d h w"]:
     """Invert `as_voxels` for a volume whose last three sizes are those of `shape`."""
-    return voxels.unflatten(1, tuple(shape[-3:])).permute(0, 4, 1, 2, 3)
+    grid: Tensor = voxels.unflatten(1, tuple(shape[-3:]))
+    return grid.permute(0, 4, 1, 2, 3)
 
 
 def norm_activation(x: Float[Tensor, "batch channel d h w"]) -> Float[Tensor, "batch channel d h w"]:
@@ -107,8 +110,9 @@ def norm_activation(x: Float[Tensor, "batch channel d h w"]) -> Float[Tensor, "b
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1) -> Tensor:
     """Convolve with padding that keeps the size (stride 1) or halves it (stride 2).
 
-    A 1x1x1 kernel is a matrix product over the voxels, several times faster than as a convolution. At batch 1 and small sizes the sample is doubled on CPUs, because the kernel that PyTorch then takes is four
-    times faster for two samples than its other one is for one.
+    A 1x1x1 kernel is a matrix product over the voxels, several times faster than as a convolution. At batch 1 and
+    small sizes the sample is doubled on CPUs, because the kernel that PyTorch then takes is four times faster for two
+    samples than its other one is for one.
     """
     if weight.shape[-1] == 1:
         return as_volume(F.linear(as_voxels(x), weight.flatten(1), bias), x.shape)
@@ -133,7 +137,8 @@ def upsample_convolve(x: Tensor, weight: Tensor) -> Tensor:
     kernels = weight.contiguous(memory_format=torch.channels_last_3d).unbind(2)
     slices = [convolve(wide, kernel.unsqueeze(2)).permute(0, 2, 3, 4, 1).flatten(2) for kernel in kernels]
     out = torch.matmul(_depth_taps(x.shape[2], x.dtype), torch.cat(slices, dim=1))
-    return out.unflatten(2, (*wide.shape[3:], -1)).permute(0, 4, 1, 2, 3)
+    grid: Tensor = out.unflatten(2, (*wide.shape[3:], -1))
+    return grid.permute(0, 4, 1, 2, 3)
 
 
 @cache
@@ -224,4 +229,4 @@ def freeze_inert_bias(conv: nn.Conv3d) -> None:
     """Mark a bias that an instance norm cancels as frozen, at zero."""
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
-        conv.bias.requires_grad_(requires_grad=False)
+        conv.bias.requires_grad_(False)

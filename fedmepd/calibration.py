@@ -55,7 +55,7 @@ class _Attend(torch.autograd.Function):
         ctx.save_for_backward(*tensors, keep)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, bias, values, keep = ctx.saved_tensors
         grad = grad.contiguous()
         grad_queries = torch.empty_like(queries)
@@ -64,7 +64,7 @@ class _Attend(torch.autograd.Function):
             attention = _attention(voxels, keys, bias, ctx.heads)
             grad_values.addmm_(_dropped(attention, kept).t(), g)
             grad_attention = _dropped(g @ values.t(), kept)
-            grad_scores = torch.ops.aten._softmax_backward_data(
+            grad_scores = torch.ops.aten._softmax_backward_data(  # noqa: SLF001  its public name in autograd formulas
                 *(t.unflatten(1, (ctx.heads, -1)) for t in (grad_attention, attention)), -1, attention.dtype
             ).flatten(1)
             grad_keys.addmm_(voxels.t(), grad_scores)
@@ -90,11 +90,11 @@ def _dropped(attention: Tensor, kept: Tensor | None) -> Tensor:
     return attention if kept is None else attention * kept * _KEPT_SCALE
 
 
-def _draw_kept(queries: Tensor, width: int) -> Bool[Tensor, "batch voxel width"]:
+def _draw_kept(queries: Tensor, width: int, generator: torch.Generator | None) -> Bool[Tensor, "batch voxel width"]:
     """Draw which attention weights dropout keeps, each with a probability of 0.9."""
     shape = (*queries.shape[:2], width)
     words = torch.empty(-(-math.prod(shape) // 4), dtype=torch.int64, device=queries.device)
-    draws = words.random_(torch.iinfo(torch.int64).min, None).view(torch.int16)
+    draws = words.random_(torch.iinfo(torch.int64).min, None, generator=generator).view(torch.int16)
     return (draws[: math.prod(shape)] >= _DROPPED - (1 << 15)).view(shape)
 
 
@@ -110,6 +110,7 @@ class AnchorAttention(nn.Module):
     def __init__(self, channels: int, heads: int, style: CalibrationStyle) -> None:
         super().__init__()
         self.channels, self.heads, self.style = channels, heads, style
+        self.generator: torch.Generator | None = None  # of dropout; None draws from the global one
         self.query = nn.Linear(channels, heads * channels)
         self.key = nn.Linear(channels, heads * channels)
         self.value = nn.Linear(channels, heads * channels)
@@ -123,15 +124,17 @@ class AnchorAttention(nn.Module):
         present: Bool[Tensor, " anchor"],
     ) -> Float[Tensor, "batch channel d h w"]:
         """Return the calibrated feature; anchors that are not present are not attended to."""
-        voxels = as_voxels(feature)
+        voxels = as_voxels(feature).contiguous()
         queries = voxels
         if self.style == "residual":
             queries, anchors = F.layer_norm(voxels, (self.channels,)), F.layer_norm(anchors, (self.channels,))
         key_matrix, key_bias = self._keys(anchors)
         key_bias = key_bias.masked_fill(~present.repeat(self.heads), float("-inf"))
         folded = (key_matrix, key_bias, self._values(anchors), self.output.bias)
-        keep = _draw_kept(queries, key_bias.numel()) if self.training else None
-        out = _Attend.apply(queries, *(t.to(queries.dtype) for t in folded), self.heads, keep)
+        keep = _draw_kept(queries, key_bias.numel(), self.generator) if self.training else None
+        out: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
+            queries, *(t.to(queries.dtype) for t in folded), self.heads, keep
+        )
         if self.style == "residual":
             out = voxels + out
         return as_volume(out, feature.shape)
@@ -173,6 +176,13 @@ class Calibration(nn.Module):
                 nn.init.normal_(parameter, std=_PAPER_INIT_STD, generator=generator)
             else:
                 nn.init.xavier_uniform_(parameter, generator=generator)
+
+    def seed_dropout(self, seed: int, device: torch.device) -> None:
+        """Draw dropout from an own stream from now on, whatever else the process draws."""
+        generator = torch.Generator(device).manual_seed(seed)
+        for attention in self.children():
+            if isinstance(attention, AnchorAttention):
+                attention.generator = generator
 
     def forward(self, level: int, feature: Tensor, anchors: Tensor, present: Tensor) -> Tensor:
         """Return the calibrated feature of a level."""

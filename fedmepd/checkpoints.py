@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fedmepd.anchors import Anchors
@@ -192,8 +192,9 @@ def _prune(folder: Path, current: str, keep_every: int) -> None:
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file(dict(tensors), path)
-    with path.open("rb") as handle:
+    with path.open("wb") as handle:  # safetensors' own writer hides a full disk behind an error of its own
+        handle.write(save(dict(tensors)))
+        handle.flush()
         os.fsync(handle.fileno())
 
 

@@ -59,7 +59,7 @@ def resolve_backend(
     if chosen.type == "cpu":
         keep_freed_memory()
         torch.use_deterministic_algorithms(mode=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a help for debugging that costs 4 % of a step
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging help that costs 4 % of a step
     bfloat16 = precision == "bfloat16" or (precision == "auto" and chosen.type == "cuda")
     return Backend(device=chosen, bfloat16=bfloat16, compile=compile_networks)
 

@@ -19,6 +19,8 @@ from fedmepd.methods import METHODS
 from fedmepd.task import Task, load_task
 
 Preset = Literal["improved", "paper"]
+SERVER_ID = "server"
+_LEAST_PATIENCE = 3  # of a patience given as a fraction: a single disagreement is a coin toss
 RoundsOrFraction = Annotated[float, Field(gt=0)]
 
 
@@ -99,6 +101,7 @@ class Compute(_Section):
     compile: bool = False
     threads: int | None = Field(None, ge=1)
     workers: int = Field(0, ge=0)
+    at_once: int = Field(1, ge=1, description="sites that train at the same time, each with its own threads")
 
 
 class Member(_Section):
@@ -163,6 +166,8 @@ class Config(_Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two members are called {twice[0]!r}")
+        if self.server.id != SERVER_ID or SERVER_ID in names[1:]:
+            raise ValueError(f"the server is called {SERVER_ID!r}, and no site is")
         if self.split.validate_share + self.split.test >= 1:
             raise ValueError("split.validate + split.test must leave patients to train on")
         return self
@@ -171,6 +176,12 @@ class Config(_Section):
     def members(self) -> tuple[Member, ...]:
         """The server, then the sites."""
         return (self.server, *self.sites)
+
+    @property
+    def patience_rounds(self) -> int:
+        """Rounds of disagreement after which a filter becomes personal; a fraction gives at least 3."""
+        patience = self.rounds_of(self.personalisation.patience)
+        return patience if self.personalisation.patience >= 1 else max(_LEAST_PATIENCE, patience)
 
     def rounds_of(self, value: float) -> int:
         """Turn a number of rounds or a fraction of all rounds into whole rounds, at least 1."""
@@ -221,7 +232,9 @@ def parse_config(data: dict[str, Any], *, source: str, folder: Path) -> Config:
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_faults(error)}", remedy="docs/configuration.md lists every key with its default") from error
+        raise ConfigError(
+            f"{source}: {_faults(error)}", remedy="docs/configuration.md lists every key with its default"
+        ) from error
     return _resolve(config, folder, source)
 
 

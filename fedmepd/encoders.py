@@ -30,7 +30,8 @@ class EncoderLevel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the level's feature map."""
         first: Tensor = self.first(x)
-        return first + self.third(self.second(first))
+        refined: Tensor = self.third(self.second(first))
+        return first + refined
 
 
 class Encoder(nn.Module):

@@ -19,7 +19,6 @@ from fedmepd.task import Task, load_task
 from fedmepd.training import Learner, OptimiserSettings
 
 ProgressHook = Callable[[str, int, int], None]
-SERVER = "server"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ Source: paper section "network" (RFNet's region-aware fusion and PRM); at width 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -102,18 +103,19 @@ class ModalityWeights(nn.Module):
             present: Positions of the present modalities.
         """
         rows = list(present)
-        weights, hidden_biases, score_weights, score_biases = [], [], [], []
-        for hidden, score in zip(self.hidden, self.score, strict=True):
-            flat = hidden.weight.flatten(1)
-            weights.append(torch.cat([present_slices(flat[:, :-1], present, self.channels), flat[:, -1:]], dim=1))
-            hidden_biases.append(hidden.bias)
-            score_weights.append(score.weight.flatten(1)[rows])
-            score_biases.append(score.bias[rows])
-        x = torch.cat([pooled, occupancy.unsqueeze(-1)], dim=-1)
-        x = torch.einsum("bri,roi->bro", x, torch.stack(weights)) + torch.stack(hidden_biases)
-        x = F.leaky_relu(x, NEGATIVE_SLOPE)
-        x = torch.einsum("bro,rmo->brm", x, torch.stack(score_weights)) + torch.stack(score_biases)
-        return torch.sigmoid(x)
+        weight, bias = _stacked(self.hidden)
+        features = present_slices(weight[..., :-1].flatten(0, 1), present, self.channels).unflatten(0, bias.shape)
+        x = torch.baddbmm(bias.unsqueeze(1), pooled.transpose(0, 1), features.transpose(1, 2))
+        x = F.leaky_relu(torch.addcmul(x, occupancy.t().unsqueeze(2), weight[:, None, :, -1]), NEGATIVE_SLOPE)
+        weight, bias = _stacked(self.score)
+        x = torch.baddbmm(bias[:, rows].unsqueeze(1), x, weight[:, rows].transpose(1, 2))
+        return torch.sigmoid(x.transpose(0, 1))
+
+
+def _stacked(layers: Iterable[nn.Module]) -> tuple[Float[Tensor, "class o i"], Float[Tensor, "class o"]]:
+    """Stack the weights and biases of one layer of the MLPs of all classes."""
+    own = [dict(layer.named_parameters()) for layer in layers]
+    return torch.stack([p["weight"].flatten(1) for p in own]), torch.stack([p["bias"] for p in own])
 
 
 class _MaskedProduct(torch.autograd.Function):
@@ -128,7 +130,9 @@ class _MaskedProduct(torch.autograd.Function):
         classes = probabilities.shape[2]
         out = x.new_empty(*x.shape[:2], folded.shape[2] // classes)
         with torch.autocast(x.device.type, enabled=False):
-            for result, voxels, p in zip(*(voxel_pieces(t, folded.shape[2]) for t in (out, x, probabilities)), strict=True):
+            for result, voxels, p in zip(
+                *(voxel_pieces(t, folded.shape[2]) for t in (out, x, probabilities)), strict=True
+            ):
                 products = torch.bmm(voxels, folded).unflatten(2, (classes, -1))
                 torch.sum(products.mul_(p.unsqueeze(3)), dim=2, out=result)
         return out
@@ -138,7 +142,7 @@ class _MaskedProduct(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
         x, probabilities, folded = ctx.saved_tensors
         grad_x, grad_folded = torch.empty_like(x), torch.zeros_like(folded)
         pieces = (voxel_pieces(t, folded.shape[2]) for t in (grad_x, x, probabilities, grad))
@@ -249,6 +253,7 @@ class FusionDecoder(nn.Module):
             fused.insert(0, feature)
             if calibrate is not None:
                 feature = calibrate(level, feature)
-            below = stage.get_submodule("rise")(feature) if level > 1 else feature
-        scores = convolve(below, self.classify.weight, self.classify.bias)
+            if level > 1:
+                below = stage.get_submodule("rise")(feature)
+        scores = convolve(feature, self.classify.weight, self.classify.bias)
         return Decoded(class_probabilities(scores), prm, fused)

@@ -35,7 +35,7 @@ class _DiceAndEntropy(torch.autograd.Function):
         ctx.save_for_backward(p, target, weighted, intersection, union)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None]:
         p, target, weighted, intersection, union = ctx.saved_tensors
         scale = 2 * grad / (union.numel() * union)
         result = weighted / p.clamp(min=_PROBABILITY_FLOOR)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from fedmepd.anchors import Anchors
@@ -50,9 +50,9 @@ def finish_method(
             if index == 0:
                 _save_overlay(folder / "overlays" / f"{member.id}.npz", case, predicted)
         _save_member_model(setup, learner, best, member, folder / "models" / f"{member.id}.safetensors")
-    write_scores_csv(folder / "scores.csv", scores)
     if state.server.anchors is not None:
         _save_anchors(folder / "anchors.safetensors", state.server.anchors)
+    write_scores_csv(folder / "scores.csv", scores)  # last: it marks the method as finished
     return scores
 
 
@@ -87,7 +87,7 @@ def _save_member_model(setup: Setup, learner: Learner, best: Best, member: Feder
 
 def _save_anchors(path: Path, anchors: Anchors) -> None:
     tensors = {f"level{i}": level.contiguous() for i, level in enumerate(anchors.levels, start=1)}
-    save_file(tensors | {"present": anchors.weights > 0}, path)
+    path.write_bytes(save(tensors | {"present": anchors.weights > 0}))
 
 
 def _save_overlay(path: Path, case: PreparedCase, predicted: Tensor) -> None:

@@ -276,15 +276,14 @@ def server_round(
     arrays = _arrays(weights)
     for segment in rules.layout.segments:
         total = opened.segments.get(segment.name)
-        if total is None:
-            continue
-        if total.contributors - rules.dropouts >= rules.minimum:
-            segment.scatter_plain(segment.gather_plain(arrays) + total.plain, arrays)
+        if total is None or total.contributors < rules.minimum:
+            continue  # too few survivors: these parameters are left to the server's own training
+        segment.scatter_plain(segment.gather_plain(arrays) + total.plain, arrays)
         change = (1 - SERVER_SHARE) * total.filters * segment.per_value(total.contributed)
         segment.scatter_filters(segment.gather_filters(arrays) + change.astype(np.float32), arrays)
     trained = train(weights, state.moments, None, round_number)
     anchors = state.anchors if release is None else release(trained.weights, state.anchors, round_number)
-    counts = {name: segment.counts for name, segment in opened.segments.items()}
+    counts = {n: s.counts for n, s in opened.segments.items() if s.contributors >= rules.minimum}
     new = ServerState(
         round_number=round_number,
         weights=trained.weights,

@@ -10,6 +10,7 @@ One process writes to a run folder at a time; a lock guards it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -17,7 +18,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import tomli_w
 
@@ -50,12 +51,14 @@ class RunFolder:
         Raises:
             RunError: If the folder holds something already.
         """
-        if self.path.exists() and any(item.name != ".lock" for item in self.path.iterdir()):
+        self.path.mkdir(parents=True, exist_ok=True)
+        if any(item.name not in (".lock", "run.toml.new") for item in self.path.iterdir()):
             raise RunError(
                 f"{self.path} is not empty", remedy="choose another folder, or go on with that run by --resume"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "run.toml").write_text(tomli_w.dumps(dump_config(config)))
+        fresh = self.path / "run.toml.new"
+        fresh.write_text(tomli_w.dumps(dump_config(config)))
+        fresh.replace(self.path / "run.toml")
 
     def config(self) -> Config:
         """Read the configuration of a started run.
@@ -87,8 +90,7 @@ class RunFolder:
         Raises:
             RunError: If another process holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as handle:
+        with self._lock_file() as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -96,6 +98,18 @@ class RunFolder:
                     f"another process is writing to {self.path}", remedy="wait for it, or choose another folder"
                 ) from error
             yield
+
+    def _lock_file(self) -> IO[str]:
+        """Make the folder and open its lock."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            return (self.path / ".lock").open("w")
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise RunError(
+                f"cannot make the run folder {self.path} ({error.strerror})", remedy="choose another folder"
+            ) from error
 
 
 def dump_config(config: Config) -> dict[str, Any]:

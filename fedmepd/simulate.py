@@ -7,25 +7,28 @@ is durable, so that a crash, a full disk or Ctrl-C loses at most the round in pr
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from fedmepd.aggregation import Accumulator, Opened, open_sum, quantisation
 from fedmepd.anchors import Anchors, cluster, smooth
 from fedmepd.checkpoints import Best, MethodState, load_checkpoint, save_checkpoint
 from fedmepd.compute import Backend
-from fedmepd.config import Config
-from fedmepd.federation import SERVER, Federation, FederationMember, clusters_of, learner_for
+from fedmepd.config import SERVER_ID, Config
+from fedmepd.federation import Federation, FederationMember, clusters_of, learner_for
 from fedmepd.layout import build_layout
 from fedmepd.methods import get_method
 from fedmepd.model import Architecture, Network
 from fedmepd.rounds import (
     Rules,
+    SiteResult,
     SiteState,
     broadcast,
     personal_fractions,
@@ -40,6 +43,7 @@ from fedmepd.seeds import seed_of
 from fedmepd.training import Learner, Trained
 from fedmepd.validation import validate
 
+T = TypeVar("T")
 _NOTHING_OPENED = Opened(segments={}, scalars={"samples": 0.0}, sites=())
 
 
@@ -92,7 +96,7 @@ def set_up(config: Config, federation: Federation, method_name: str, backend: Ba
         ),
         formats=quantisation(sites=max(len(federation.sites), 1)),
         warmup=config.rounds_of(config.personalisation.warmup),
-        patience=config.rounds_of(config.personalisation.patience),
+        patience=config.patience_rounds,
         contribute_all=config.personalisation.contribute == "all",
         minimum=config.personalisation.min_contributors,
         dropouts=config.personalisation.tolerated_dropouts,
@@ -152,9 +156,9 @@ def _start(setup: Setup, metrics: Metrics, observer: Observer) -> MethodState:
     started = time.perf_counter()
     learner = setup.server
     server, trained = server_start(
-        learner.initial(), _train(setup, learner, SERVER, observer), _release(setup), setup.roster, setup.rules
+        learner.initial(), _train(setup, learner, observer), _release(setup), setup.roster, setup.rules
     )
-    _write_training(metrics, 0, SERVER, trained)
+    _write_training(metrics, 0, trained)
     sites = {}
     for member in setup.federation.sites if setup.sites else ():
         weights = setup.sites[member.id].initial()
@@ -170,26 +174,17 @@ def _round(setup: Setup, state: MethodState, metrics: Metrics, observer: Observe
     number = state.server.round_number + 1
     accumulator = Accumulator(setup.rules.layout)
     sites: dict[str, SiteState] = {}
-    for member in setup.federation.sites if setup.sites else ():
-        learner = setup.sites[member.id]
-        result = site_round(
-            state.sites[member.id],
-            broadcast(state.server, setup.rules, member.modalities, setup.roster),
-            _train(setup, learner, member.id, observer),
-            rules=setup.rules,
-            own=member.modalities,
-            site=member.id,
-            samples=learner.samples,
-        )
+    members = setup.federation.sites if setup.sites else ()
+    for member, result in _at_once(setup, partial(_site, setup, state, observer), members):
         sites[member.id] = result.state
         accumulator.add(result.contribution)
         _write_training(metrics, number, member.id, result.trained)
         _write_personal(metrics, number, member, result.state, setup.rules)
     opened = open_sum(accumulator, setup.rules.formats) if accumulator.sites else _NOTHING_OPENED
     server, trained = server_round(
-        state.server, opened, _train(setup, setup.server, SERVER, observer), _release(setup), rules=setup.rules
+        state.server, opened, _train(setup, setup.server, observer), _release(setup), rules=setup.rules
     )
-    _write_training(metrics, number, SERVER, trained)
+    _write_training(metrics, number, trained)
     _write_aggregate(metrics, number, opened)
     new = MethodState(server=server, sites=sites, best=state.best, seconds=state.seconds)
     if number % setup.config.evaluation.every == 0 or number == setup.config.run.rounds:
@@ -197,10 +192,41 @@ def _round(setup: Setup, state: MethodState, metrics: Metrics, observer: Observe
     return replace(new, seconds=state.seconds + time.perf_counter() - started)
 
 
+def _site(setup: Setup, state: MethodState, observer: Observer, member: FederationMember) -> SiteResult:
+    """A site's part of a round."""
+    learner = setup.sites[member.id]
+    return site_round(
+        state.sites[member.id],
+        broadcast(state.server, setup.rules, member.modalities, setup.roster),
+        _train(setup, learner, member.id, observer),
+        rules=setup.rules,
+        own=member.modalities,
+        site=member.id,
+        samples=learner.samples,
+    )
+
+
+def _at_once(
+    setup: Setup, work: Callable[[FederationMember], T], members: Sequence[FederationMember]
+) -> Iterator[tuple[FederationMember, T]]:
+    """Do each member's work, several at a time where configured, and yield the results in the members' order.
+
+    Members share nothing but the configuration, so the results do not depend on how many work at a time. Members of a
+    pooled method share one network and take turns.
+    """
+    threads = torch.get_num_threads()
+    count = setup.config.compute.at_once if setup.sites else 1
+    with ThreadPoolExecutor(count, initializer=partial(torch.set_num_threads, threads)) as pool:
+        try:
+            yield from zip(members, pool.map(work, members), strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a failure or Ctrl-C only the members at work end their part
+
+
 def _train(setup: Setup, learner: Learner, member: str, observer: Observer) -> Trainer:
     """Bind a learner to what rounds call."""
     training = setup.config.training
-    epochs = training.server_epochs if member == SERVER else training.local_epochs
+    epochs = training.server_epochs if member == SERVER_ID else training.local_epochs
     steps = [training.steps or source.steps(epochs) for source in learner.sources]
     return Trainer(learner, steps, partial(observer.step, member))
 
@@ -262,13 +288,13 @@ def _validate(
     """Score every member on its validation cases and keep its best model; without such cases, the latest."""
     best = dict(state.best)
     number = state.server.round_number
-    for member in setup.federation.members:
-        observer.validating(member.id)
+    score_member = partial(_score, setup, state, anchors, observer)
+    members = setup.federation.members
+    for member, dice in _at_once(setup, score_member, members):
         learner, weights = model_of(setup, state, member)
         used = anchors if learner.architecture.calibration else None
         score = 0.0
-        if member.patients.validate:
-            dice = validate(learner, weights, used, member, setup.federation.task, setup.config.evaluation)
+        if dice:
             score = sum(dice.values()) / len(dice)
             metrics.write(number, member.id, "validate", dice=dice, mean=score)
             observer.scored(member.id, score)
@@ -276,6 +302,18 @@ def _validate(
         if known is None or score > known.score or not member.patients.validate:
             best[member.id] = Best(round_number=number, score=score, weights=weights, anchors=used)
     return best
+
+
+def _score(
+    setup: Setup, state: MethodState, anchors: Anchors | None, observer: Observer, member: FederationMember
+) -> dict[str, float]:
+    """Return a member's mean Dice per region on its validation cases; empty without such cases."""
+    if not member.patients.validate:
+        return {}
+    observer.validating(member.id)
+    learner, weights = model_of(setup, state, member)
+    used = anchors if learner.architecture.calibration else None
+    return validate(learner, weights, used, member, setup.federation.task, setup.config.evaluation)
 
 
 def _write_training(metrics: Metrics, number: int, member: str, trained: Trained) -> None:
@@ -298,5 +336,3 @@ def _write_aggregate(metrics: Metrics, number: int, opened: Opened) -> None:
     is_open = sum(int(segment.contributed.sum()) for segment in opened.segments.values())
     share = is_open / slots if slots else 1.0
     metrics.write(number, "federation", "aggregate", open=share, contributors=len(opened.sites))
-
-

@@ -139,7 +139,9 @@ class Learner:
         started = time.perf_counter()
         self.load(weights)
         self.network.train()
-        torch.manual_seed(seed_of("training", self.seed, self.member, round_number))
+        if self.network.calibration is not None:
+            seed = seed_of("dropout", self.seed, self.member, round_number)
+            self.network.calibration.seed_dropout(seed, self.backend.device)
         optimiser = self._optimiser(moments, round_number)
         anchors = None if anchors is None else anchors.to(self.backend.device)
         losses = []
@@ -256,9 +258,7 @@ def backward(
         decoded = network.decode(cut, given, anchors)
     total += _propagate(loss(decoded.probabilities) + sum(loss(p) for p in upsampled(decoded.prm)))
     del decoded
-    torch.autograd.backward(
-        [m for modality in maps for m in modality], [m.grad for modality in cut for m in modality]
-    )
+    torch.autograd.backward([m for modality in maps for m in modality], [m.grad for modality in cut for m in modality])
     return total
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import jaxtyping
+import torch
+
+# One thread: tests are small, and fixed sums must not depend on how many cores the machine has.
+torch.set_num_threads(1)
 
 LIBRARY = Path(__file__).parents[1] / "fedmepd"
 NOT_CHECKED = {

@@ -34,7 +34,8 @@ def evaluate(  # noqa: PLR0917  typer fills them by name
     ],
     truth: Annotated[Path, typer.Argument(help="Cohort folder or manifest, or one label file.")],
     task: Annotated[
-        str | None, typer.Option(help="Task name or TOML file; by default the cohort's own, or brats for one label file.")
+        str | None,
+        typer.Option(help="Task or TOML file; by default the cohort's own, or brats for one label file."),
     ] = None,
     layout: Annotated[str | None, typer.Option(help="Layout of the cohort; found out by itself if not given.")] = None,
     label_layout: Annotated[

@@ -8,18 +8,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
-from fedmepd import __version__
 from fedmepd.errors import RunError
 
 if TYPE_CHECKING:
     from fedmepd.config import Config
     from fedmepd.evaluation import CaseScore
-    from fedmepd.federation import Federation
     from fedmepd.runs import RunFolder
 
 _INTERRUPTED = 130
@@ -63,11 +61,16 @@ def execute(config: Config, run: RunFolder, *, quiet: bool) -> dict[str, list[Ca
     from fedmepd.cli.simulation_view import SimulationView
     from fedmepd.compute import resolve_backend
     from fedmepd.evaluation import read_scores_csv
+    from fedmepd.facts import describe, parameters_of
     from fedmepd.federation import open_federation
     from fedmepd.outcome import finish_method
     from fedmepd.rounds import thin_segments
     from fedmepd.simulate import run_method, set_up
 
+    files = {name: run.method(name) / "scores.csv" for name in config.run.methods}
+    scores = {name: list(read_scores_csv(file)) for name, file in files.items() if file.is_file()}
+    if len(scores) == len(files):
+        return scores
     compute = config.compute
     backend = resolve_backend(
         compute.device, precision=compute.precision, compile_networks=compute.compile, threads=compute.threads
@@ -75,63 +78,22 @@ def execute(config: Config, run: RunFolder, *, quiet: bool) -> dict[str, list[Ca
     started = time.monotonic()
     with SimulationView(enabled=not quiet and sys.stderr.isatty(), methods=len(config.run.methods)) as view:
         federation = open_federation(config, cache=run.cache, progress=view.preparing, on_skip=_skipped)
-        facts = _facts(config, federation, run)
+        facts = describe(config, federation, known=run.facts(), cache=config.data.cache or run.cache)
         run.write_facts(facts)
-        scores: dict[str, list[CaseScore]] = {}
-        for name in config.run.methods:
-            folder = run.method(name)
-            if (folder / "scores.csv").is_file():
-                scores[name] = list(read_scores_csv(folder / "scores.csv"))
-                continue
+        for name in (name for name in config.run.methods if name not in scores):
             setup = set_up(config, federation, name, backend)
-            if not facts["network"]["parameters"]:
-                facts["network"]["parameters"] = _parameters(setup.server.network)
+            facts["network"]["parameters"] = facts["network"]["parameters"] or parameters_of(setup.server.network)
             for segment, owners in thin_segments(setup.rules, setup.roster).items():
                 say(
                     f"warning: {name}: {segment} has {owners} contributing sites, fewer than the minimum of "
                     f"{setup.rules.minimum}: it is never averaged (personalisation.min_contributors)"
                 )
             state = run_method(setup, run, view)
-            scores[name] = finish_method(setup, state, folder, view.testing)
+            scores[name] = finish_method(setup, state, run.method(name), view.testing)
     facts["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     facts["seconds"] += time.monotonic() - started
     run.write_facts(facts)
-    return scores
-
-
-def _parameters(network: Any) -> dict[str, int]:
-    return {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
-
-
-def _facts(config: Config, federation: Federation, run: RunFolder) -> dict[str, Any]:
-    import torch
-
-    known = run.facts()
-    members = [
-        {
-            "id": member.id,
-            "role": "server" if index == 0 else "site",
-            "modalities": list(member.modalities),
-            **{part: len(getattr(member.patients, part)) for part in ("train", "validate", "test")},
-        }
-        for index, member in enumerate(federation.members)
-    ]
-    return {
-        "schema": 1,
-        "name": config.run.name,
-        "created": known.get("created", datetime.now(UTC).isoformat(timespec="seconds")),
-        "finished": None,
-        "seconds": known.get("seconds", 0.0),
-        "task": federation.task.to_dict(),
-        "rounds": config.run.rounds,
-        "seed": config.run.seed,
-        "preset": config.run.preset,
-        "methods": list(config.run.methods),
-        "members": members,
-        "network": {"width": config.width, "crop": config.training.crop, "parameters": {}},
-        "privacy": "none",
-        "software": {"fedmepd": __version__, "torch": torch.__version__},
-    }
+    return {name: scores[name] for name in config.run.methods}
 
 
 def say(message: str) -> None:

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-from fedmepd.errors import CohortError
+from fedmepd.errors import CohortError, RunError
 
 _SETTLED_NS = 2_000_000_000
 
@@ -119,6 +119,6 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise CohortError(
+        raise RunError(  # no fault of the case: it must not be skipped for it
             f"cache {path} cannot be written ({error.strerror})", remedy="free space or name another cache folder"
         ) from error

@@ -23,7 +23,7 @@ def write_federation(folder: Path, *, cases: int = 4, edge: int = 24) -> Path:
 width = 4
 [run]
 name = "tiny"
-rounds = 2
+rounds = 3
 seed = 11
 [training]
 crop = 16
@@ -38,7 +38,7 @@ min_contributors = 1
 validate = 0.25
 test = 0.25
 [evaluation]
-every = 2
+every = 1
 window = 24
 overlap = 0.0
 [data]

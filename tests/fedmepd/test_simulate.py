@@ -18,13 +18,13 @@ from fedmepd.models import load_model
 from fedmepd.runs import RunFolder
 from tests.fedmepd.federation_runs import write_federation
 
-DIE_IN_ROUND_TWO = """
+DIE_IN_LAST_ROUND = """
 import os, signal, sys
 from fedmepd.cli import simulation_view
 rounds = []
 def round_begins(self, method, number, total): rounds.append(number)
 def step(self, member, done, steps, loss):
-    if rounds[-1] == 2 and member == "site-2":
+    if rounds[-1] == 3 and member == "site-2":
         os.kill(os.getpid(), signal.SIGKILL)
 simulation_view.SimulationView.round_begins = round_begins
 simulation_view.SimulationView.step = step
@@ -103,10 +103,13 @@ def test_the_same_run_gives_the_same_weights(federation, finished, tmp_path):
 
 def test_a_run_killed_in_mid_round_goes_on_bit_for_bit(federation, finished, tmp_path):
     out = tmp_path / "killed"
-    command = [sys.executable, "-P", "-c", DIE_IN_ROUND_TWO, "simulate", str(federation), "--out", str(out), "-q"]
+    command = [sys.executable, "-P", "-c", DIE_IN_LAST_ROUND, "simulate", str(federation), "--out", str(out), "-q"]
     killed = subprocess.run(command, check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
-    assert (out / "methods/fedmepd/checkpoints/latest").read_text() == "round-0001"
+    assert (out / "methods/fedmepd/checkpoints/latest").read_text() == "round-0002"
+    kept = checkpoint(out)
+    assert any(bool(t.any()) for name, t in kept.items() if "slots/status" in name)
+    assert {"best-site-1/weights/decoder.classify.weight", "server/anchors/level4"} <= kept.keys()
     assert run("simulate", "--out", out, "--resume", "-q") == 0
     whole, resumed = checkpoint(finished), checkpoint(out)
     assert whole.keys() == resumed.keys()
@@ -117,11 +120,12 @@ def test_a_run_killed_in_mid_round_goes_on_bit_for_bit(federation, finished, tmp
 
 
 def test_a_finished_run_is_not_trained_again(finished, capsys):
-    before = (finished / "methods/fedmepd/metrics.jsonl").read_text()
+    files = [finished / "methods/fedmepd/metrics.jsonl", finished / "run.json"]
+    before = [file.read_text() for file in files]
     assert run("simulate", "--out", finished, "--resume", "--json", "-q") == 0
     rows = json.loads(capsys.readouterr().out)["scores"]
     assert {row["method"] for row in rows} == {"fedmepd", "local"}
-    assert (finished / "methods/fedmepd/metrics.jsonl").read_text() == before
+    assert [file.read_text() for file in files] == before
 
 
 def test_a_folder_with_a_run_is_not_overwritten(federation, finished, capsys):
@@ -148,7 +152,7 @@ def test_a_full_disk_and_an_interrupt_say_how_to_go_on(federation, tmp_path, mon
     def fail(*_arguments, **_options):
         raise error
 
-    monkeypatch.setattr("fedmepd.simulate.save_checkpoint", fail)
+    monkeypatch.setattr("fedmepd.checkpoints.os.fsync", fail)
     assert run("simulate", federation, "--out", tmp_path / "stopped", "-q") == code
     said = capsys.readouterr().err
     assert words in said
@@ -157,7 +161,7 @@ def test_a_full_disk_and_an_interrupt_say_how_to_go_on(federation, tmp_path, mon
 
 def test_a_damaged_checkpoint_is_named(federation, tmp_path, capsys):
     out = tmp_path / "damaged"
-    assert run("simulate", federation, "--out", out, "-q", "--set", "run.rounds=1", "--set", "evaluation.every=9") == 0
+    assert run("simulate", federation, "--out", out, "-q", "--set", "run.rounds=1") == 0
     (out / "methods/fedmepd/scores.csv").unlink()
     server = out / "methods/fedmepd/checkpoints/round-0001/server.safetensors"
     server.write_bytes(server.read_bytes()[:100])
@@ -171,6 +175,33 @@ def test_a_crop_larger_than_the_brain_is_refused_by_case(federation, tmp_path, c
     said = capsys.readouterr().err
     assert "smaller than the crop of 64" in said
     assert "training.crop" in said
+
+
+def test_resuming_with_other_patients_is_refused(tmp_path, capsys):
+    config = write_federation(tmp_path)
+    out = tmp_path / "run"
+    assert run("simulate", config, "--out", out, "-q", "--set", "run.rounds=1") == 0
+    (out / "methods/fedmepd/scores.csv").unlink()
+    gone = next((tmp_path / "cohorts/site-1").iterdir())
+    gone.rename(tmp_path / gone.name)
+    assert run("simulate", "--out", out, "--resume", "-q") == 2
+    assert "is not as it was when the run began" in capsys.readouterr().err
+
+
+def test_sites_that_train_at_the_same_time_give_the_same_weights(federation, finished, tmp_path):
+    configuration = federation.read_text() + "[compute]\nat_once = 2\n"
+    beside = federation.with_name("at-once.toml")
+    beside.write_text(configuration)
+    assert run("simulate", beside, "--out", tmp_path / "both", "-q") == 0
+    once, both = checkpoint(finished), checkpoint(tmp_path / "both")
+    assert once.keys() == both.keys()
+    assert all(once[name].equal(both[name]) for name in once)
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_line(federation, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run("simulate", federation, "--out", tmp_path / "file") == 2
+    assert "choose another folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow
