@@ -3,7 +3,8 @@
     python -m benchmarks.demo_seeds [--seeds 3] [--variant NAME ...] [--json FILE]
 
 Variants change one thing in the demo's configuration: what a minimum of 3 or 4 contributors costs against none, and
-contributing every filter (`contribute = "all"`) instead of announcing, and the published LACCA. Prints mean Dice of the sites per variant and
+contributing every filter (`contribute = "all"`) instead of announcing, and the published LACCA.
+Prints mean Dice of the sites per variant and
 seed, the paired difference from `local` per test case, and its 95 % bootstrap interval over all cases and seeds.
 """
 

@@ -108,9 +108,7 @@ def _open_member(
         if member.cases is not None:
             cohort = cohort.subset(member.cases, name=member.id)
         hook = None if progress is None else partial(progress, member.id)
-        cohort = prepare_cohort(
-            cohort, modalities, settings, cache, skip_invalid=skip, on_skip=on_skip, progress=hook
-        )
+        cohort = prepare_cohort(cohort, modalities, settings, cache, skip_invalid=skip, on_skip=on_skip, progress=hook)
         split = split_cases(
             cohort.cases, seed=config.run.seed, validate=config.split.validate_share, test=config.split.test
         )

@@ -377,9 +377,9 @@ def _announced(slots: SlotState, rules: Rules) -> FloatArray:
     """Return 1 for each slot that the site will contribute to in the next round."""
     if rules.contribute_all:
         return np.ones(len(slots.status), np.float32)
-    return (slots.status == Status.FEDERATED).astype(np.float32)
+    return np.where(slots.status == Status.FEDERATED, 1, 0).astype(np.float32)
 
 
 def _arrays(weights: Mapping[str, Tensor]) -> dict[str, FloatArray]:
     """View tensors as arrays; writing to an array writes to its tensor."""
-    return {name: np.asarray(tensor.numpy()) for name, tensor in weights.items()}
+    return {name: tensor.numpy() for name, tensor in weights.items()}

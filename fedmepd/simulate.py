@@ -156,9 +156,9 @@ def _start(setup: Setup, metrics: Metrics, observer: Observer) -> MethodState:
     started = time.perf_counter()
     learner = setup.server
     server, trained = server_start(
-        learner.initial(), _train(setup, learner, observer), _release(setup), setup.roster, setup.rules
+        learner.initial(), _train(setup, learner, SERVER_ID, observer), _release(setup), setup.roster, setup.rules
     )
-    _write_training(metrics, 0, trained)
+    _write_training(metrics, 0, SERVER_ID, trained)
     sites = {}
     for member in setup.federation.sites if setup.sites else ():
         weights = setup.sites[member.id].initial()
@@ -182,9 +182,9 @@ def _round(setup: Setup, state: MethodState, metrics: Metrics, observer: Observe
         _write_personal(metrics, number, member, result.state, setup.rules)
     opened = open_sum(accumulator, setup.rules.formats) if accumulator.sites else _NOTHING_OPENED
     server, trained = server_round(
-        state.server, opened, _train(setup, setup.server, observer), _release(setup), rules=setup.rules
+        state.server, opened, _train(setup, setup.server, SERVER_ID, observer), _release(setup), rules=setup.rules
     )
-    _write_training(metrics, number, trained)
+    _write_training(metrics, number, SERVER_ID, trained)
     _write_aggregate(metrics, number, opened)
     new = MethodState(server=server, sites=sites, best=state.best, seconds=state.seconds)
     if number % setup.config.evaluation.every == 0 or number == setup.config.run.rounds:

@@ -10,7 +10,7 @@ import torch
 
 from fedmepd.cohorts import Settings, open_cohort, prepare_case, prepare_cohort, restore
 from fedmepd.cohorts import prepare as prepare_module
-from fedmepd.errors import CohortError, ConfigError
+from fedmepd.errors import CohortError, ConfigError, RunError
 
 ALL = ("flair", "t1ce", "t1", "t2")
 
@@ -214,7 +214,7 @@ def test_hashes_of_settled_files_are_remembered(brats, tmp_path, monkeypatch):
 def test_cache_that_cannot_be_written_is_an_error(brats, tmp_path):
     (tmp_path / "file").write_text("in the way")
     case = open_cohort(brats()).cases[0]
-    with pytest.raises(CohortError, match=r"cache .* cannot be written.*another cache folder"):
+    with pytest.raises(RunError, match=r"cache .* cannot be written.*another cache folder"):
         prepare_case(case, ALL, Settings(), tmp_path / "file")
 
 
