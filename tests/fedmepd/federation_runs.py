@@ -41,6 +41,8 @@ test = 0.25
 every = 1
 window = 24
 overlap = 0.0
+[compute]
+threads = 1
 [data]
 pad = true
 cache = "cache"

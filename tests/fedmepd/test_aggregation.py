@@ -108,7 +108,7 @@ def test_the_lowest_and_highest_weights_survive_at_the_largest_federation():
         counts=update.counts,
     )
     total = Accumulator(layout=LAYOUT)
-    total.add(packed({segment.name: lowest}, "site-1", formats=formats))
+    total.add(packed({**updates_of(("a",), 0), segment.name: lowest}, "site-1", formats=formats))
     assert open_sum(total, formats).segments[segment.name].contributed.all()
 
 
@@ -122,9 +122,19 @@ def test_changes_beyond_the_clip_are_clipped():
     (segment, *_) = LAYOUT.segments
     update = update_for(segment, 0, scale=100.0)
     total = Accumulator(layout=LAYOUT)
-    total.add(packed({segment.name: update}, "site-1", formats=formats))
+    total.add(packed({**updates_of(("a",), 0), segment.name: update}, "site-1", formats=formats))
     found = open_sum(total, formats).segments[segment.name]
     np.testing.assert_allclose(found.plain, np.clip(update.plain, -0.5, 0.5), rtol=0, atol=1 / formats.delta.scale)
+    step = np.float32(1) / formats.weighted.scale * segment.per_value(1 / update.weights) + 1e-6
+    assert (np.abs(found.filters - np.clip(update.filters, -0.5, 0.5)) <= step).all()
+
+
+def test_a_contribution_without_the_common_segment_is_refused():
+    (segment, *_) = LAYOUT.segments
+    with pytest.raises(UpdateError, match="no 'common' segment"):
+        Accumulator(layout=LAYOUT).add(
+            packed({segment.name: update_for(segment, 0)}, "site-1", formats=quantisation(sites=1))
+        )
 
 
 def test_scalars_are_sums_over_the_sites():

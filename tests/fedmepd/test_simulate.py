@@ -189,7 +189,7 @@ def test_resuming_with_other_patients_is_refused(tmp_path, capsys):
 
 
 def test_sites_that_train_at_the_same_time_give_the_same_weights(federation, finished, tmp_path):
-    configuration = federation.read_text() + "[compute]\nat_once = 2\n"
+    configuration = federation.read_text().replace("threads = 1", "threads = 1\nat_once = 2")
     beside = federation.with_name("at-once.toml")
     beside.write_text(configuration)
     assert run("simulate", beside, "--out", tmp_path / "both", "-q") == 0
