@@ -58,7 +58,7 @@ class _NormActivation(torch.autograd.Function):
         mean_grad = torch.zeros_like(scale, dtype=torch.float64)
         mean_product = torch.zeros_like(mean_grad)
         for grad_piece, out_piece, result_piece in pieces:
-            result_piece.copy_(torch.ops.aten.leaky_relu_backward(grad_piece, out_piece, NEGATIVE_SLOPE, True))
+            torch.ops.aten.leaky_relu_backward(grad_piece, out_piece, NEGATIVE_SLOPE, True, grad_input=result_piece)
             mean_grad += _voxel_sum(result_piece)
             mean_product += _voxel_sum(F.leaky_relu(out_piece, 1 / NEGATIVE_SLOPE).mul_(result_piece))
         mean_grad, mean_product = ((m / out.shape[1]).to(out.dtype) for m in (mean_grad, mean_product))
@@ -110,9 +110,8 @@ def norm_activation(x: Float[Tensor, "batch channel d h w"]) -> Float[Tensor, "b
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1) -> Tensor:
     """Convolve with padding that keeps the size (stride 1) or halves it (stride 2).
 
-    A 1x1x1 kernel is a matrix product over the voxels, several times faster than as a convolution. At batch 1 and
-    small sizes the sample is doubled on CPUs, because the kernel that PyTorch then takes is four times faster for two
-    samples than its other one is for one.
+    A 1x1x1 kernel is a matrix product over the voxels, several times faster than as a convolution. On CPUs a single
+    small sample is cut into two, because for more than one sample PyTorch takes a kernel that is several times faster.
     """
     if weight.shape[-1] == 1:
         return as_volume(F.linear(as_voxels(x), weight.flatten(1), bias), x.shape)
@@ -120,9 +119,23 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: i
     size = x.shape
     lonely = size[0] == 1 and not x.is_cuda
     if lonely and stride == 1 and size[1] * size[2] * size[3] <= _SLOW_CONVOLUTION_NUMEL:
-        doubled = torch.cat([x, x.detach()]).contiguous(memory_format=torch.channels_last_3d)
-        return F.conv3d(doubled, weight, bias, stride, padding)[:1]
+        return _convolve_halves(x, weight, bias)
     return F.conv3d(x, weight, bias, stride, padding)
+
+
+def _convolve_halves(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve the front and the back half of one sample, which overlap by the kernel's reach, as two samples.
+
+    Channels-last, the two results lie in memory like the result of the whole.
+    """
+    depth, reach = x.shape[2], weight.shape[2] // 2
+    half = -(-depth // 2)
+    padded = F.pad(x, (0, 0, 0, 0, reach, reach + 2 * half - depth))
+    halves = torch.cat([padded.narrow(2, start, half + 2 * reach) for start in (0, half)])
+    halves = halves.contiguous(memory_format=torch.channels_last_3d)
+    out = F.conv3d(halves, weight, bias, 1, (0, weight.shape[3] // 2, weight.shape[4] // 2))
+    voxels = as_voxels(out).flatten(0, 1).unsqueeze(0)
+    return as_volume(voxels, (2 * half, *x.shape[3:])).narrow(2, 0, depth)
 
 
 def upsample_convolve(x: Tensor, weight: Tensor) -> Tensor:

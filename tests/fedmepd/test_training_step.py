@@ -73,6 +73,18 @@ def test_upsampled_convolution_equals_upsampling_and_then_convolving(shape):
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize(("depth", "kernel"), [(6, (3, 3, 3)), (5, (3, 3, 3)), (5, (1, 3, 3)), (1, (3, 3, 3))])
+def test_a_single_small_sample_is_convolved_like_any_other(depth, kernel):
+    x, weight = randn(1, 4, depth, 4, 6).requires_grad_(), randn(3, 4, *kernel, seed=1).requires_grad_()
+    wanted, found = F.conv3d(x, weight, padding=[edge // 2 for edge in kernel]), convolve(x, weight)
+    torch.testing.assert_close(found, wanted)
+    probe = randn(*wanted.shape, seed=2)
+    for one, other in zip(
+        torch.autograd.grad(found, (x, weight), probe), torch.autograd.grad(wanted, (x, weight), probe), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
 def test_pointwise_convolution_equals_the_convolution():
     x, weight, bias = randn(2, 6, 3, 4, 5), randn(7, 6, 1, 1, 1, seed=1), randn(7, seed=2)
     torch.testing.assert_close(convolve(x, weight, bias), F.conv3d(x, weight, bias))
