@@ -212,10 +212,14 @@ def _at_once(
     """Do each member's work, several at a time where configured, and yield the results in the members' order.
 
     Members share nothing but the configuration, so the results do not depend on how many work at a time. Members of a
-    pooled method share one network and take turns.
+    pooled method share one network and take turns. One at a time works in the caller's thread, where Ctrl-C acts at
+    once; several end their part of the round first.
     """
+    if setup.config.compute.at_once == 1 or not setup.sites:
+        yield from ((member, work(member)) for member in members)
+        return
     threads = torch.get_num_threads()
-    count = setup.config.compute.at_once if setup.sites else 1
+    count = setup.config.compute.at_once
     with ThreadPoolExecutor(count, initializer=partial(torch.set_num_threads, threads)) as pool:
         try:
             yield from zip(members, pool.map(work, members), strict=True)

@@ -69,7 +69,7 @@ def execute(config: Config, run: RunFolder, *, quiet: bool) -> dict[str, list[Ca
 
     files = {name: run.method(name) / "scores.csv" for name in config.run.methods}
     scores = {name: list(read_scores_csv(file)) for name, file in files.items() if file.is_file()}
-    if len(scores) == len(files):
+    if len(scores) == len(files) and run.facts().get("finished"):
         return scores
     compute = config.compute
     backend = resolve_backend(

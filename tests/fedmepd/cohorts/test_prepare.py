@@ -206,9 +206,9 @@ def test_hashes_of_settled_files_are_remembered(brats, tmp_path, monkeypatch):
     for path in root.rglob("*.nii.gz"):
         os.utime(path, (1_000_000_000, 1_000_000_000))
     case = open_cohort(root).cases[0]
-    prepare_case(case, ("flair",), Settings(), cache)
+    first = prepare_case(case, ("flair",), Settings(), cache)
     monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("hashed again"))
-    prepare_case(case, ("flair",), Settings(), cache)
+    assert same(first, prepare_case(case, ("flair",), Settings(), cache))
 
 
 def test_cache_that_cannot_be_written_is_an_error(brats, tmp_path):
