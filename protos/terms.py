@@ -1,0 +1,271 @@
+"""The terms of the protocol as Python objects: what services reason with, free of generated code.
+
+`protos.codec` translates between these and messages. Times are seconds since the epoch, durations seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+PROTOCOL = 1  # the one version that this software speaks
+CHUNK_BYTES = 1 << 20
+MAX_CHUNK_BYTES = 2 << 20
+MAX_MESSAGE_BYTES = 4 << 20
+
+
+class Phase(IntEnum):
+    """Where a round stands (numbers as in the schema)."""
+
+    PLANNED = 1
+    TRAINING = 2
+    ADVERTISE = 3
+    SHARE = 4
+    MASKED = 5
+    CONSISTENCY = 6
+    UNMASK = 7
+    AGGREGATING = 8
+    SERVER_TRAINING = 9
+    PUBLISHING = 10
+    DONE = 11
+    FAILED = 12
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the round is over."""
+        return self in (Phase.DONE, Phase.FAILED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class ArtefactRef:
+    """A content-addressed byte string.
+
+    Attributes:
+        sha256: 64 lower-case hexadecimal digits.
+        size: Bytes.
+    """
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class RoundId:
+    """A round of a run; a round that is retried has another attempt (from 1)."""
+
+    run: str
+    round_number: int
+    attempt: int = 1
+
+    def __str__(self) -> str:
+        """Return `run/round` with the attempt where it is not the first."""
+        again = f" (attempt {self.attempt})" if self.attempt > 1 else ""
+        return f"{self.run}/{self.round_number}{again}"
+
+
+class ActivityKind(IntEnum):
+    """What a site is doing."""
+
+    IDLE = 1
+    DOWNLOADING = 2
+    TRAINING = 3
+    VALIDATING = 4
+    UPLOADING = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """What a site is doing, for the operator's live view.
+
+    Attributes:
+        kind: What.
+        round: In which round, if any.
+        done: Steps or bytes.
+        total: Of how many; 0 if unknown.
+    """
+
+    kind: ActivityKind
+    round: RoundId | None = None
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BroadcastSegment:
+    """One segment of the broadcast.
+
+    Attributes:
+        name: `modality/<m>` or `common`.
+        artefact: Its bytes (`fedmepd.artefacts`).
+        owners: Sites of this round that contribute to it.
+    """
+
+    name: str
+    artefact: ArtefactRef
+    owners: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Nothing to do now."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """Download the broadcast and train.
+
+    Attributes:
+        segments: The site's own, in the layout's order.
+        anchors: None for methods without.
+        start: The server's weights of round 0 that no segment carries.
+        samples: Training patients of all sites, from the last opened sum.
+    """
+
+    segments: tuple[BroadcastSegment, ...]
+    anchors: ArtefactRef | None
+    start: ArtefactRef | None
+    samples: float
+
+    @property
+    def artefacts(self) -> tuple[ArtefactRef, ...]:
+        """All that must be downloaded."""
+        others = tuple(ref for ref in (self.anchors, self.start) if ref is not None)
+        return (*(segment.artefact for segment in self.segments), *others)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """Upload the contribution.
+
+    Attributes:
+        roster: Sites that were ready when training closed, sorted.
+        context: 32 bytes in hexadecimal; binds the input to round, roster, layout and broadcast.
+    """
+
+    roster: tuple[str, ...]
+    context: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """The run is over: score and keep the model.
+
+    Attributes:
+        completed: Whether all rounds were run.
+        reason: Why it ended early.
+        last: The final broadcast, if there is one.
+    """
+
+    completed: bool
+    reason: str
+    last: Train | None
+
+
+Task = Wait | Train | Submit | Finish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instruction:
+    """What a site is to do now.
+
+    Attributes:
+        revision: Differs between different instructions of a site; never 0.
+        round: The round it belongs to, if any.
+        run_spec: JSON of `fedmepd.runspec.RunSpec`.
+        seconds_left: Until the site is dropped from this phase; 0 for no limit.
+        task: What to do.
+    """
+
+    revision: int
+    round: RoundId | None
+    run_spec: ArtefactRef | None
+    seconds_left: float
+    task: Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentSlice:
+    """A segment's place in a vector: so many 4-byte integers after those before it."""
+
+    name: str
+    values: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorManifest:
+    """A site's one integer vector and the segments it consists of."""
+
+    segments: tuple[SegmentSlice, ...]
+    vector: ArtefactRef
+
+
+class DeclineCause(StrEnum):
+    """Why a site leaves a round."""
+
+    POLICY = "policy"
+    UPDATE = "update"
+    TRAINER = "trainer"
+    STORAGE = "storage"
+    SHUTDOWN = "shutdown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The site has its downloads and begins to train."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """Training is done and the contribution lies ready."""
+
+    manifest: VectorManifest
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """The upload is complete."""
+
+    vector: ArtefactRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declined:
+    """The site does not take part in the rest of this round."""
+
+    cause: DeclineCause
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The site has kept its model of the run."""
+
+
+ReportBody = Accepted | Trained | Submitted | Declined | Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A numbered statement of a site about a round."""
+
+    sequence: int
+    round: RoundId
+    body: ReportBody
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportReply:
+    """The coordinator's answer, stored with the sequence so that a repeated report gets the same.
+
+    Attributes:
+        sequence: Of the report.
+        in_round: Whether the site still takes part.
+        message: For people.
+    """
+
+    sequence: int
+    in_round: bool
+    message: str
