@@ -1,0 +1,165 @@
+"""What the coordinator needs of the outside: a store, a place for blobs, somebody who sums and somebody who trains.
+
+Each port has one test suite that runs on every adapter (`tests/coordinator/store_suite.py`, `blob_suite.py`).
+Store and blobs are synchronous; the driver calls them off the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from coordinator.records import AuditRow, LastReport, MemberRow, ModelRow, RoundRow, RunRow, TokenRow
+from fedmepd.layout import Layout
+from protos.terms import ArtefactRef, RoundId
+
+
+class Transaction(Protocol):
+    """One unit of work: all of it becomes durable when the block ends, or nothing of it if the block raises."""
+
+    def put_token(self, token: TokenRow) -> None:
+        """Insert or replace a token by its id."""
+
+    def token(self, token_id: str) -> TokenRow:
+        """Return a token; NotFoundError if there is none."""
+
+    def tokens(self) -> tuple[TokenRow, ...]:
+        """Return all tokens, oldest first."""
+
+    def put_member(self, member: MemberRow) -> None:
+        """Insert or replace a member by role and id."""
+
+    def member(self, role: str, member_id: str) -> MemberRow:
+        """Return a member; NotFoundError if there is none."""
+
+    def members(self) -> tuple[MemberRow, ...]:
+        """Return all members by role and id."""
+
+    def touch_members(self, seen: Mapping[tuple[str, str], float]) -> None:
+        """Set when members were last seen; unknown ones are ignored."""
+
+    def revoke_serial(self, serial: str, at: float) -> None:
+        """Add a certificate to the revoked ones; adding it again changes nothing."""
+
+    def revoked_serials(self) -> frozenset[str]:
+        """Return all revoked certificates."""
+
+    def put_membership(self, version: int, signed_list: bytes, at: float) -> None:
+        """Keep a signed list; ConflictError unless its version is higher than all before."""
+
+    def membership(self) -> bytes | None:
+        """Return the signed list of the highest version."""
+
+    def put_run(self, run: RunRow) -> None:
+        """Insert or replace a run by its id."""
+
+    def run(self, run: str) -> RunRow:
+        """Return a run; NotFoundError if there is none."""
+
+    def runs(self) -> tuple[RunRow, ...]:
+        """Return all runs, oldest first."""
+
+    def put_round(self, record: RoundRow) -> None:
+        """Insert or replace a round's attempt."""
+
+    def rounds(self, run: str) -> tuple[RoundRow, ...]:
+        """Return a run's rounds by number and attempt."""
+
+    def put_model(self, model: ModelRow) -> None:
+        """Insert or replace a model by run and round."""
+
+    def models(self, run: str | None = None) -> tuple[ModelRow, ...]:
+        """Return models of one run or all, by run and round."""
+
+    def last_report(self, site: str) -> LastReport | None:
+        """Return a site's last numbered report."""
+
+    def put_last_report(self, site: str, report: LastReport) -> None:
+        """Replace a site's last numbered report."""
+
+    def put_input(self, round_id: RoundId, site: str, vector: ArtefactRef) -> None:
+        """Note that a site's input of a round is whole in the blob store; again with the same value changes nothing."""
+
+    def inputs(self, round_id: RoundId) -> dict[str, ArtefactRef]:
+        """Return the whole inputs of a round by site."""
+
+    def forget_inputs(self, round_id: RoundId) -> None:
+        """Remove the notes of a round's inputs."""
+
+    def append_audit(self, row: AuditRow) -> None:
+        """Add a record; ConflictError unless its sequence is one more than the last."""
+
+    def last_audit(self) -> AuditRow | None:
+        """Return the newest audit record."""
+
+    def audit(self, *, after: int, limit: int) -> tuple[AuditRow, ...]:
+        """Return records with a higher sequence, oldest first."""
+
+
+class Store(Protocol):
+    """The coordinator's database: the only truth about members, runs and rounds."""
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Begin a unit of work. Units of work are serialised; StorageError if the database cannot be reached."""
+
+    def close(self) -> None:
+        """Release connections."""
+
+
+class BlobStore(Protocol):
+    """Content-addressed artefacts, immutable and durable."""
+
+    def put_file(self, path: Path, ref: ArtefactRef) -> None:
+        """Take over a finished local file (moved where possible); again with the same ref changes nothing.
+
+        The caller vouches for hash and size. StorageError if it cannot be kept; the file is then still there.
+        """
+
+    def put_bytes(self, content: bytes) -> ArtefactRef:
+        """Keep a small artefact."""
+
+    def open(self, ref: ArtefactRef) -> BinaryIO:
+        """Open an artefact for reading, seekable; NotFoundError if it is not there."""
+
+    def local(self, ref: ArtefactRef, scratch: Path) -> AbstractContextManager[Path]:
+        """Give an artefact as a local file for as long as the block lasts, fetching it into `scratch` if need be."""
+
+    def holds(self, ref: ArtefactRef) -> bool:
+        """Whether an artefact is there."""
+
+    def remove(self, ref: ArtefactRef) -> None:
+        """Forget an artefact; nothing happens if it is not there."""
+
+    def refs(self) -> Iterator[ArtefactRef]:
+        """Iterate over all artefacts, for clearing up what nothing names any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """A site's whole input of a round."""
+
+    site: str
+    modalities: tuple[str, ...]
+    path: Path
+
+
+class Summation(Protocol):
+    """How the inputs of a round become their sum; in clear here, under masks in secure aggregation."""
+
+    def sum(self, layout: Layout, inputs: Sequence[Input], out: Path) -> Mapping[str, int]:
+        """Add inputs one at a time and write the sum.
+
+        Args:
+            layout: The federation's layout.
+            inputs: In any order; memory does not grow with their number.
+            out: Where the sum goes, durably (`fedmepd.artefacts`).
+
+        Returns:
+            Contributors per segment.
+
+        Raises:
+            RefusedError: Naming the site whose input is unfit.
+        """
