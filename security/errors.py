@@ -1,0 +1,85 @@
+"""The exception tree of `security`: verification raises one of these, it never returns a truth value.
+
+An error states the problem and, where there is one, the remedy, in words that a hospital's IT staff can act on. No
+error holds a secret.
+"""
+
+from __future__ import annotations
+
+
+class SecurityError(Exception):
+    """Something that cannot be trusted, or that cannot be made as asked.
+
+    Args:
+        problem: What is wrong, naming the file, field or party; no full stop at the end.
+        remedy: What to do about it; no full stop at the end.
+    """
+
+    def __init__(self, problem: str, *, remedy: str | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        """Return problem and remedy as one line."""
+        return f"{self.problem}. {self.remedy}." if self.remedy else f"{self.problem}."
+
+
+class EncodingError(SecurityError):
+    """A value has no canonical encoding."""
+
+
+class IdentityError(SecurityError):
+    """A name or URI is not an identity of a consortium."""
+
+
+class KeyFileError(SecurityError):
+    """A key file or its folder cannot be written, read or trusted."""
+
+
+class CertificateError(SecurityError):
+    """A certificate or request cannot be made, read or trusted."""
+
+
+class ExpiredError(CertificateError):
+    """A certificate's validity has ended."""
+
+
+class NotYetValidError(CertificateError):
+    """A certificate's validity has not begun."""
+
+
+class UnknownAuthorityError(CertificateError):
+    """A certificate or trust bundle does not lead to the pinned root."""
+
+
+class WrongRoleError(CertificateError):
+    """A certificate is genuine but is for another role or use."""
+
+
+class RevokedError(CertificateError):
+    """A certificate was revoked."""
+
+
+class TokenError(SecurityError):
+    """An enrolment token cannot be used."""
+
+
+class WrongTokenError(TokenError):
+    """The token is malformed, unknown, or for another party."""
+
+
+class UsedTokenError(TokenError):
+    """The token has served its single use."""
+
+
+class ExpiredTokenError(TokenError):
+    """The token's time is over."""
+
+
+class MembershipError(SecurityError):
+    """A membership list is malformed, not signed by the membership key, or out of date."""
+
+
+class AuditError(SecurityError):
+    """An audit log was altered, shortened, reordered or forked."""
