@@ -18,15 +18,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.variants import answer, ask, hang_up, resident, start
+
+if TYPE_CHECKING:
+    import subprocess
 
 MODALITIES = ("flair", "t1ce", "t1", "t2")
 CLASSES, CLUSTERS = 4, 4
@@ -102,18 +106,6 @@ def serve(options: argparse.Namespace) -> None:
                 "baseline_bytes": baseline,
             }
         )
-
-
-def answer(message: dict[str, object]) -> None:
-    print(json.dumps(message), flush=True)
-
-
-def resident(kind: str) -> int:
-    """Return the resident set (VmRSS) or its peak (VmHWM) in bytes; unlike getrusage's, not inherited from a parent."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(kind):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {kind}")
 
 
 def timed(step: Callable[[], float]) -> tuple[float, float]:
@@ -234,41 +226,21 @@ def move(value, device):  # noqa: ANN001, ANN201  heavy types
 # --- the comparison --------------------------------------------------------------------------------------------
 
 
-def start(options: argparse.Namespace, name: str, variant: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-P", "-c", "from benchmarks.training_step import *; serve(arguments())"]
-    command += ["--variant", variant, "--cases", name, "--device", options.device, "--precision", options.precision]
-    for key in ("crop", "width", "batch", "threads"):
-        command += [f"--{key}", str(getattr(options, key))]
-    root = Path(__file__).parents[1]
-    return subprocess.Popen(  # noqa: S603  our own command
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": str(root)},
-    )
-
-
-def ask(worker: subprocess.Popen[str], question: str | None = None) -> dict[str, object]:
-    if question is not None:
-        print(question, file=worker.stdin, flush=True)
-    line = worker.stdout.readline()
-    if not line:
-        raise RuntimeError(f"a worker ended with exit code {worker.wait()}")
-    return json.loads(line)
+def start_variant(options: argparse.Namespace, name: str, variant: str) -> subprocess.Popen[str]:
+    shared = ("device", "precision", "crop", "width", "batch", "threads")
+    return start("training_step", {"variant": variant, "cases": name} | {key: getattr(options, key) for key in shared})
 
 
 def compare(options: argparse.Namespace, name: str) -> dict[str, object]:
     """Measure one case: both variants in turn."""
-    workers = {variant: start(options, name, variant) for variant in VARIANTS}
+    workers = {variant: start_variant(options, name, variant) for variant in VARIANTS}
     about = {variant: ask(worker) for variant, worker in workers.items()}
     steps: dict[str, list[dict[str, object]]] = {variant: [] for variant in workers}
     for _ in range(options.repeats + 1):
         for variant, worker in workers.items():
             steps[variant].append(ask(worker, "step"))
     for worker in workers.values():
-        worker.stdin.close()
+        hang_up(worker)
         worker.wait()
     figures = {variant: summary(taken) for variant, taken in steps.items()}
     ours, theirs, tuned = (figures[variant] for variant in VARIANTS)

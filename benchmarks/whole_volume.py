@@ -19,17 +19,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.training_step import CLASSES, CLUSTERS, MODALITIES, answer, ask, resident
+from benchmarks.training_step import CLASSES, CLUSTERS, MODALITIES
+from benchmarks.variants import answer, ask, hang_up, resident, start
+
+if TYPE_CHECKING:
+    import subprocess
 
 VARIANTS = ("ours", "straightforward")
 RESULTS = Path(__file__).parent / "results" / "whole_volume.json"
@@ -173,27 +175,16 @@ def straightforward_network(options: argparse.Namespace, case: Case) -> Any:
 # --- the comparison --------------------------------------------------------------------------------------------
 
 
-def start(options: argparse.Namespace, name: str, variant: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-P", "-c", "from benchmarks.whole_volume import *; serve(arguments())"]
-    command += ["--variant", variant, "--cases", name]
-    for key in ("volume", "width", "window", "overlap", "threads"):
-        command += [f"--{key}", str(getattr(options, key))]
-    root = Path(__file__).parents[1]
-    return subprocess.Popen(  # noqa: S603  our own command
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": str(root)},
-    )
+def start_variant(options: argparse.Namespace, name: str, variant: str) -> subprocess.Popen[str]:
+    shared = ("volume", "width", "window", "overlap", "threads")
+    return start("whole_volume", {"variant": variant, "cases": name} | {key: getattr(options, key) for key in shared})
 
 
 def compare(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """Measure one case: both variants in turn."""
-    workers = {variant: start(options, name, variant) for variant in VARIANTS}
+    workers = {variant: start_variant(options, name, variant) for variant in VARIANTS}
     about = {variant: ask(worker) for variant, worker in workers.items()}
-    windows = int(about["ours"]["windows"])  # type: ignore[call-overload]
+    windows = about["ours"]["windows"]
     taken: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
     while sum(step["windows"] for step in taken["ours"]) < windows and len(taken["ours"]) != options.steps:
         for variant, worker in workers.items():
@@ -218,7 +209,7 @@ def compare(options: argparse.Namespace, name: str) -> dict[str, Any]:
 
 def end(worker: subprocess.Popen[str]) -> dict[str, Any]:
     """Let a worker go through its remaining windows without computing, and return its closing figures."""
-    worker.stdin.close()  # type: ignore[union-attr]
+    hang_up(worker)
     closing = ask(worker)
     worker.wait()
     return closing
