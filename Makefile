@@ -37,7 +37,7 @@ test-all: $(INSTALLED) ## the default suite and the slow tests
 lint: $(INSTALLED) ## lint, format, spelling
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/codespell --toml pyproject.toml fedmepd tests benchmarks ops docs README.md CHANGELOG.md CONTRIBUTING.md Makefile
+	@$(BIN)/codespell --toml pyproject.toml coordinator fedmepd protos security site_agent tests benchmarks ops docs README.md CHANGELOG.md CONTRIBUTING.md Makefile
 
 format: $(INSTALLED) ## rewrite files in the project's format
 	@$(BIN)/ruff check --fix-only .

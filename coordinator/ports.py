@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from coordinator.events import TrainLead
 from coordinator.records import AuditRow, LastReport, MemberRow, ModelRow, RoundRow, RunRow, TokenRow
+from fedmepd.aggregation import Quantisation
 from fedmepd.layout import Layout
 from protos.terms import ArtefactRef, RoundId
 
@@ -149,11 +151,12 @@ class Input:
 class Summation(Protocol):
     """How the inputs of a round become their sum; in clear here, under masks in secure aggregation."""
 
-    def sum(self, layout: Layout, inputs: Sequence[Input], out: Path) -> Mapping[str, int]:
+    def sum(self, layout: Layout, formats: Quantisation, inputs: Sequence[Input], out: Path) -> Mapping[str, int]:
         """Add inputs one at a time and write the sum.
 
         Args:
-            layout: The federation's layout.
+            layout: The run's layout.
+            formats: Its fixed-point formats, which bound the values.
             inputs: In any order; memory does not grow with their number.
             out: Where the sum goes, durably (`fedmepd.artefacts`).
 
@@ -163,3 +166,48 @@ class Summation(Protocol):
         Raises:
             RefusedError: Naming the site whose input is unfit.
         """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeadFiles:
+    """What the lead's part of a round left, as files in a folder of its own.
+
+    Attributes:
+        segments: Broadcast artefact per segment, in the layout's order.
+        anchors: Anchors, for methods that have them.
+        start: Weights that sites start from and no segment carries.
+        layout: JSON of the layout.
+        model: The global model as `fedmepd predict` takes it.
+        samples: Training patients of all sites, from the last opened sum.
+    """
+
+    segments: Mapping[str, Path]
+    anchors: Path | None
+    start: Path | None
+    layout: Path
+    model: Path | None
+    samples: float
+
+
+class LeadError(Exception):
+    """The lead could not do its part; the message says why, for the operator."""
+
+
+class Lead(Protocol):
+    """The lead hospital's trainer, in a process of its own. Parts are idempotent: done work answers at once."""
+
+    async def part(self, spec: Path, part: TrainLead, sum_path: Path | None) -> LeadFiles:
+        """Do the lead's part of a round (round 0 is the start).
+
+        Raises:
+            LeadError: If it failed in spite of restarts.
+        """
+
+    async def finish(self, spec: Path) -> None:
+        """Score the last model and keep the results beside the run's state."""
+
+    async def close(self) -> None:
+        """End the process."""
+
+    def activity(self) -> tuple[str, int, int]:
+        """Return what it is doing, steps done and steps in all."""

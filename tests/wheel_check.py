@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-OWN = {"fedmepd"}
+OWN = {"coordinator", "fedmepd", "protos", "security", "site_agent"}
 DATA = (
     "fedmepd/py.typed",
     "fedmepd/METHOD.md",
@@ -18,6 +18,11 @@ DATA = (
     "fedmepd/layouts/brats2020.toml",
     "fedmepd/presets/paper.toml",
     "fedmepd/report/report.html.j2",
+    "protos/PROTOCOL.md",
+    "protos/v1/federation.proto",
+    "protos/v1/federation_pb2.py",
+    "security/SPEC.md",
+    "security/THREAT_MODEL.md",
 )
 
 

@@ -1,0 +1,1 @@
+"""The coordinator: service, its durable state, and the lead hospital's trainer."""

@@ -1,0 +1,48 @@
+"""What a site may announce and upload, given the layout: checked before a byte of it is accepted. Pure.
+
+The manifest must name exactly the segments of the site's modalities, in the layout's order and length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coordinator.errors import RefusedError
+from fedmepd.aggregation import vector_length
+from fedmepd.layout import Layout
+from protos.terms import VectorManifest
+
+_WORD = 4
+
+
+def check_manifest(manifest: VectorManifest, layout: Layout, own: Sequence[str], *, max_bytes: int) -> None:
+    """Check a site's announcement.
+
+    Args:
+        manifest: What it says that it will upload.
+        layout: The run's layout.
+        own: Its modalities.
+        max_bytes: Largest upload that this coordinator takes.
+
+    Raises:
+        RefusedError: Naming the first difference.
+    """
+    wanted = layout.for_member(own)
+    names = [segment.name for segment in manifest.segments]
+    if names != [segment.name for segment in wanted]:
+        odd = next((name for name in names if name not in {s.name for s in wanted}), None)
+        what = f"segment {odd!r} is not the site's" if odd else f"segments {names} are not those of the site"
+        raise RefusedError(f"manifest: {what}", remedy="check that site and coordinator run the same release")
+    for announced, segment in zip(manifest.segments, wanted, strict=True):
+        if announced.values != vector_length(segment):
+            raise RefusedError(
+                f"manifest: segment {segment.name!r} has {announced.values} values, the layout wants {vector_length(segment)}"
+            )
+    size = _WORD * sum(segment.values for segment in manifest.segments)
+    if manifest.vector.size != size:
+        raise RefusedError(f"manifest: the vector has {manifest.vector.size} bytes, its segments {size}")
+    if size > max_bytes:
+        raise RefusedError(
+            f"manifest: {size} bytes are more than this coordinator takes ({max_bytes})",
+            remedy="raise coordinator.max_update_bytes",
+        )

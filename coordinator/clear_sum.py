@@ -1,0 +1,95 @@
+"""Summation in clear: the coordinator sees every site's integers and checks them. The adapter before secure aggregation.
+
+Inputs are read, checked and added a window at a time: memory holds the sum and one window, however many sites there are.
+The sums are those of `fedmepd.aggregation.Accumulator`; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.errors import RefusedError
+from coordinator.ports import Input
+from fedmepd import durable
+from fedmepd.aggregation import Quantisation, vector_length
+from fedmepd.fixed_point import FixedPoint
+from fedmepd.layout import Layout, Segment
+
+_WINDOW = 1 << 17  # words; 512 KiB stay in a core's cache between check and addition
+_WORD = 4
+
+
+class UnfitInputError(RefusedError):
+    """An input that must not be added.
+
+    Args:
+        site: Whose.
+        problem: What is wrong with it.
+    """
+
+    def __init__(self, site: str, problem: str) -> None:
+        super().__init__(f"the input of {site} is refused: {problem}")
+        self.site = site
+
+
+class ClearSummation:
+    """Adds inputs in clear."""
+
+    def sum(self, layout: Layout, formats: Quantisation, inputs: Sequence[Input], out: Path) -> Mapping[str, int]:
+        """Add inputs one at a time and write the sum (see `ports.Summation`)."""
+        for found in inputs:
+            _check_length(layout, found)
+        totals = {s.name: np.zeros(vector_length(s), np.uint32) for s in layout.segments}
+        contributors: dict[str, int] = {}
+        for found in inputs:
+            with found.path.open("rb", buffering=0) as file:
+                for segment in layout.for_member(found.modalities):
+                    _add(segment, formats, file, totals[segment.name], found.site)
+                    contributors[segment.name] = contributors.get(segment.name, 0) + 1
+        with durable.replacing(out) as target:
+            for segment in layout.segments:
+                target.write(totals[segment.name].astype("<u4", copy=False).data)
+        return contributors
+
+
+def _check_length(layout: Layout, found: Input) -> None:
+    wanted = _WORD * sum(vector_length(segment) for segment in layout.for_member(found.modalities))
+    size = found.path.stat().st_size
+    if size != wanted:
+        raise UnfitInputError(found.site, f"it has {size} bytes, the layout wants {wanted}")
+
+
+def _add(segment: Segment, formats: Quantisation, file: BinaryIO, total: npt.NDArray[np.uint32], site: str) -> None:
+    """Add one segment of one input."""
+    window = np.empty(_WINDOW, "<u4")
+    for start, stop, form in _windows(segment, formats):
+        words = window[: stop - start]
+        if file.readinto(words.data) != words.nbytes:
+            raise UnfitInputError(site, "it ended early")
+        most = int(form.clip * form.scale) + 1
+        signed = words.view(np.int32)
+        if int(signed.max()) > most or int(signed.min()) < -most:
+            raise UnfitInputError(site, f"segment {segment.name!r} holds a value outside of its range")
+        np.add(total[start:stop], words, out=total[start:stop])
+
+
+def _windows(segment: Segment, formats: Quantisation) -> Iterator[tuple[int, int, FixedPoint]]:
+    """Yield the windows of a segment's vector, each within one part of it."""
+    scalars = vector_length(segment) - segment.plain_values - segment.filter_values - 2 * segment.slots
+    parts = (
+        (segment.plain_values, formats.delta),
+        (segment.filter_values, formats.weighted),
+        (segment.slots, formats.weight),
+        (segment.slots, formats.count),
+        (scalars, formats.scalar),
+    )
+    start = 0
+    for length, form in parts:
+        for first in range(start, start + length, _WINDOW):
+            yield first, min(first + _WINDOW, start + length), form
+        start += length

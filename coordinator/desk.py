@@ -1,0 +1,223 @@
+"""What the coordinator does for a site that calls: instructions, reports, uploads and downloads, in the protocol's terms.
+
+Nothing here knows gRPC. A site sees only what its own instruction names: other artefacts do not exist for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from coordinator import events as ev
+from coordinator.admission import check_manifest
+from coordinator.driver import Numbered
+from coordinator.errors import CoordinatorError, NotFoundError, RefusedError, StaleError
+from coordinator.ports import BlobStore, Store
+from coordinator.runs import Runs
+from coordinator.spool import Spool
+from protos.terms import (
+    CHUNK_BYTES,
+    Accepted,
+    Activity,
+    ArtefactRef,
+    Declined,
+    Finish,
+    Finished,
+    Instruction,
+    Report,
+    ReportReply,
+    Submit,
+    Submitted,
+    Train,
+    Trained,
+    Wait,
+)
+
+_LONGEST_WAIT_S = 60.0
+
+
+class SiteDesk:
+    """Serves sites.
+
+    Args:
+        runs: The run and its driver.
+        store: The database.
+        blobs: Artefacts.
+        spool: Unfinished uploads.
+        admitted: Sites that may take part now.
+        max_update_bytes: Largest upload.
+    """
+
+    def __init__(
+        self,
+        *,
+        runs: Runs,
+        store: Store,
+        blobs: BlobStore,
+        spool: Spool,
+        admitted: Callable[[], Mapping[str, tuple[str, ...]]],
+        max_update_bytes: int,
+    ) -> None:
+        self._runs, self._driver, self._store = runs, runs.driver, store
+        self._blobs, self._spool, self._admitted = blobs, spool, admitted
+        self._max_update_bytes = max_update_bytes
+
+    # -- instructions and reports -----------------------------------------------------------------------------------
+
+    async def next(self, site: str, *, known_revision: int, wait_s: float, activity: Activity | None) -> Instruction:
+        """Return the site's instruction once it is another than the known one, or after the wait."""
+        self._driver.saw(site, activity)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + min(wait_s, _LONGEST_WAIT_S)
+        while True:
+            version = self._driver.version
+            found = self._instruction(site)
+            left = until - loop.time()
+            if found.revision != known_revision or left <= 0:
+                return found
+            await self._driver.changed(version, left)
+
+    def _instruction(self, site: str) -> Instruction:
+        found = self._driver.instruction(site)
+        if isinstance(found.task, Wait | Finish) or site in self._admitted():
+            return found
+        waiting = Wait(reason="the site is not in the signed membership list; the operator must sign it")
+        return Instruction(revision=1, round=None, run_spec=None, seconds_left=0.0, task=waiting)
+
+    async def report(self, site: str, report: Report, *, body_sha256: bytes) -> ReportReply:
+        """Take a numbered report.
+
+        Raises:
+            RefusedError: If it announces something that the layout does not allow; the site is out of the round then.
+            StaleError: If it speaks of an upload that is not whole.
+            ReplayError: If it is out of order.
+        """
+        self._driver.saw(site)
+        numbered = Numbered(site=site, sequence=report.sequence, body_sha256=body_sha256)
+        try:
+            event = await self._event(site, report)
+        except RefusedError as error:
+            await self._driver.tell(ev.SiteDeclined(site=site, round=report.round, reason=str(error)))
+            raise
+        return await self._driver.tell(event, numbered)
+
+    async def _event(self, site: str, report: Report) -> ev.Event:
+        match report.body:
+            case Accepted():
+                return ev.SiteAccepted(site=site, round=report.round)
+            case Trained(manifest=manifest, seconds=seconds):
+                layout = await self._runs.layout()
+                own = self._runs.state(None).sites.get(site, ())
+                check_manifest(manifest, layout, own, max_bytes=self._max_update_bytes)
+                return ev.SiteTrained(site=site, round=report.round, manifest=manifest, seconds=seconds)
+            case Submitted(vector=vector):
+                await asyncio.to_thread(self._check_whole, site, report, vector)
+                return ev.SiteSubmitted(site=site, round=report.round, vector=vector)
+            case Declined(cause=cause, problem=problem):
+                return ev.SiteDeclined(site=site, round=report.round, reason=f"{cause.value}: {problem}")
+            case Finished():
+                return ev.SiteFinished(site=site)
+
+    def _check_whole(self, site: str, report: Report, vector: ArtefactRef) -> None:
+        with self._store.transaction() as transaction:
+            whole = transaction.inputs(report.round).get(site)
+        current = self._driver.state
+        if whole != vector and current is not None and current.round is not None and current.round.id == report.round:
+            raise StaleError("the upload is not complete", remedy="upload the rest and report again")
+
+    # -- uploads ----------------------------------------------------------------------------------------------------
+
+    async def upload_offset(self, site: str, ref: ArtefactRef) -> int:
+        """Return how many bytes of an announced upload are durable."""
+        self._driver.saw(site)
+        self._check_wanted(site, ref)
+        if await asyncio.to_thread(self._is_whole, site, ref):
+            return ref.size
+        return await asyncio.to_thread(self._spool.offset, site, ref)
+
+    async def upload(self, site: str, ref: ArtefactRef, chunks: AsyncIterator[tuple[int, bytes]]) -> int:
+        """Take an upload from an offset on and return the durable offset.
+
+        Args:
+            site: Whose.
+            ref: What it announced.
+            chunks: (offset, bytes) in order.
+
+        Raises:
+            StaleError: If the site is not asked to upload this now.
+            CorruptedError: If all is there and the hash is not what was announced; the upload starts anew then.
+            StorageError: If the disk is full.
+        """
+        self._check_wanted(site, ref)
+        if await asyncio.to_thread(self._is_whole, site, ref):
+            return ref.size
+        reached = await self._receive(site, ref, chunks)
+        if reached < ref.size:
+            return reached
+        path = await asyncio.to_thread(self._spool.finish, site, ref)
+        await asyncio.to_thread(self._keep, site, ref, path)
+        return ref.size
+
+    async def _receive(self, site: str, ref: ArtefactRef, chunks: AsyncIterator[tuple[int, bytes]]) -> int:
+        """Write chunks to the spool; a cut link keeps what came."""
+        raise NotImplementedError
+
+    def _keep(self, site: str, ref: ArtefactRef, path: object) -> None:
+        raise NotImplementedError
+
+    def _is_whole(self, site: str, ref: ArtefactRef) -> bool:
+        state = self._driver.state
+        if state is None or state.round is None:
+            return False
+        with self._store.transaction() as transaction:
+            return transaction.inputs(state.round.id).get(site) == ref
+
+    def _check_wanted(self, site: str, ref: ArtefactRef) -> None:
+        """Check that the site is to upload this now, or has done so."""
+        state = self._driver.state
+        known = None if state is None or state.round is None else state.round.participant(site)
+        instruction = self._driver.instruction(site)
+        announced = None if known is None or known.manifest is None else known.manifest.vector
+        if announced != ref or (known is not None and known.status.out):
+            raise StaleError("this upload is not wanted now", remedy="ask for the next instruction")
+        if not isinstance(instruction.task, Submit | Wait):
+            raise StaleError("the round is not at its uploads", remedy="ask for the next instruction")
+
+    # -- downloads --------------------------------------------------------------------------------------------------
+
+    async def download(self, site: str, ref: ArtefactRef, offset: int) -> AsyncIterator[tuple[int, bytes]]:
+        """Yield (offset, bytes) of an artefact that the site's instruction names.
+
+        Raises:
+            NotFoundError: If it names no such artefact.
+        """
+        self._driver.saw(site)
+        if ref not in _named(self._driver.instruction(site)):
+            raise NotFoundError("there is no such artefact for this site now", remedy="ask for the next instruction")
+        if offset > ref.size:
+            raise RefusedError(f"offset {offset} is beyond the end, {ref.size}")
+        file = await asyncio.to_thread(self._blobs.open, ref)
+        try:
+            await asyncio.to_thread(file.seek, offset)
+            while offset < ref.size:
+                data = await asyncio.to_thread(file.read, CHUNK_BYTES)
+                if not data:
+                    raise CoordinatorError("the artefact is shorter than it should be")
+                yield offset, data
+                offset += len(data)
+                self._driver.saw(site)
+        finally:
+            await asyncio.to_thread(file.close)
+
+
+def _named(instruction: Instruction) -> frozenset[ArtefactRef]:
+    """Return the artefacts that an instruction names."""
+    train = instruction.task.last if isinstance(instruction.task, Finish) else instruction.task
+    refs = set(train.artefacts) if isinstance(train, Train) else set()
+    return frozenset(refs | ({instruction.run_spec} if instruction.run_spec is not None else set()))
+
+
+def body_hash(serialized: bytes) -> bytes:
+    """Return what identifies a report's content."""
+    return hashlib.sha256(serialized).digest()

@@ -1,0 +1,376 @@
+"""The only loop: takes events in, lets the session decide, makes the new state durable, then acts and answers.
+
+Events that wait are handled as one batch with one commit, so a hundred sites that report at once cost one write. A
+site is answered, and an effect performed, only after the commit. Effects are idempotent; after a crash `open` performs
+those again that the stored state is waiting for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from coordinator import events as ev
+from coordinator.errors import CoordinatorError, NotFoundError, ReplayError, StaleError, StorageError
+from coordinator.instructions import instruction_for
+from coordinator.journal import record
+from coordinator.ports import Store, Transaction
+from coordinator.records import LastReport, ModelRow, RoundRow, RunRow
+from coordinator.session import Answer, Outcome, begin, handle, pending
+from coordinator.state import RoundState, RunState, dump_round, dump_run, load_run
+from protos.terms import Activity, Instruction, ReportReply
+
+_log = structlog.get_logger("coordinator.driver")
+_TICK_S = 1.0
+_RETRY_S = 5.0
+_TOUCH_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbered:
+    """The number of a site's report and the hash of its content."""
+
+    site: str
+    sequence: int
+    body_sha256: bytes
+
+
+@dataclass(slots=True)
+class _Item:
+    """An event that waits to be handled."""
+
+    event: ev.Event
+    answer: asyncio.Future[ReportReply]
+    numbered: Numbered | None = None
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What a batch of events came to."""
+
+    state: RunState
+    effects: list[ev.Effect] = field(default_factory=list)
+    answers: list[tuple[_Item, ReportReply]] = field(default_factory=list)
+    refused: list[tuple[_Item, Exception]] = field(default_factory=list)
+    reports: dict[str, LastReport] = field(default_factory=dict)
+
+
+class Driver:
+    """Drives the latest run.
+
+    Args:
+        store: The database.
+        perform: Starts an effect; called after the commit, in the event loop.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self, store: Store, perform: Callable[[RunState, ev.Effect], None], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._store, self._perform, self._clock = store, perform, clock
+        self._state: RunState | None = None
+        self._row: RunRow | None = None
+        self._queue: asyncio.Queue[_Item] = asyncio.Queue()
+        self._reports: dict[str, LastReport | None] = {}
+        self._activities: dict[str, Activity] = {}
+        self._seen: dict[str, float] = {}
+        self._progress: dict[str, float] = {}
+        self._untouched: dict[tuple[str, str], float] = {}
+        self._version, self._changed = 1, asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Take up the latest run where the database says that it is."""
+        runs = await asyncio.to_thread(self._read_runs)
+        if runs:
+            self._row, self._state = runs[-1], load_run(runs[-1].state)
+            now = self._clock()
+            self._seen = dict.fromkeys(self._state.sites, now)  # nobody is absent because we were
+            for effect in pending(self._state):
+                self._perform(self._state, effect)
+        self._tasks = [asyncio.create_task(self._pump()), asyncio.create_task(self._ticks())]
+
+    async def close(self) -> None:
+        """Stop; the state is in the database."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._touch()
+
+    # -- what happens -----------------------------------------------------------------------------------------------
+
+    async def begin(self, state: RunState, row: RunRow) -> None:
+        """Put a new run in place of the last one, which is over."""
+        outcome = begin(state)
+        batch = _Batch(state=state, effects=list(outcome.effects))
+        self._row = row
+        await asyncio.to_thread(self._commit, batch)
+        self._adopt(batch)
+
+    async def tell(self, event: ev.Event, numbered: Numbered | None = None) -> ReportReply:
+        """Hand in an event and wait until its consequences are durable.
+
+        Raises:
+            NotFoundError: If there is no run.
+            ReplayError, StaleError: If a numbered report is out of order.
+            StorageError: If the database fails; nothing has changed then.
+        """
+        if self._state is None:
+            raise NotFoundError("there is no run")
+        item = _Item(event, asyncio.get_running_loop().create_future(), numbered)
+        await self._queue.put(item)
+        return await item.answer
+
+    async def insist(self, event: ev.Event) -> None:
+        """Hand in an event of our own, again and again until the database takes it."""
+        while True:
+            try:
+                await self.tell(event)
+            except StorageError as error:
+                _log.warning("cannot record an event; trying again", kind=type(event).__name__, reason=str(error))
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return
+
+    def saw(self, site: str, activity: Activity | None = None, *, progress: bool = False) -> None:
+        """Note that a site said something."""
+        now = self._clock()
+        self._seen[site] = self._untouched["site", site] = now
+        if progress:
+            self._progress[site] = now
+        if activity is not None and activity != self._activities.get(site):
+            self._activities[site] = activity
+            self._notify()
+
+    # -- what is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> RunState | None:
+        """The latest run."""
+        return self._state
+
+    def instruction(self, site: str) -> Instruction:
+        """Return what a site is to do now."""
+        return instruction_for(self._state, site, self._clock())
+
+    def site_activity(self, site: str) -> tuple[Activity | None, float]:
+        """Return what a site is doing, and when it last said something."""
+        return self._activities.get(site), self._seen.get(site, 0.0)
+
+    async def changed(self, after: int, timeout_s: float) -> int:
+        """Wait until the version counter is beyond `after`; return it, or what it is after the timeout."""
+        if self._version <= after:
+            try:
+                await asyncio.wait_for(self._changed.wait(), timeout_s)
+            except TimeoutError:
+                pass
+        return self._version
+
+    @property
+    def version(self) -> int:
+        """Counts what happened."""
+        return self._version
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    async def _pump(self) -> None:
+        while True:
+            items = [await self._queue.get()]
+            while not self._queue.empty():
+                items.append(self._queue.get_nowait())
+            await self._handle(items)
+
+    async def _handle(self, items: list[_Item]) -> None:
+        before = self._state
+        if before is None:
+            return
+        batch = _Batch(state=before)
+        for item in items:
+            await self._one(batch, item)
+        try:
+            if batch.state is not before or batch.effects or batch.reports:
+                await asyncio.to_thread(self._commit, batch)
+        except Exception as error:  # noqa: BLE001  whatever it was, nothing was recorded and nobody may believe so
+            known = error if isinstance(error, CoordinatorError) else StorageError("the database failed")
+            _log.error("cannot record events", events=len(items), exc_info=error)
+            batch.answers, refused = [], [(item, known) for item, _ in batch.answers]
+            batch.refused += refused
+        else:
+            self._adopt(batch)
+        _settle(batch)
+
+    async def _one(self, batch: _Batch, item: _Item) -> None:
+        """Handle one event of a batch."""
+        try:
+            known = await self._known_reply(batch, item.numbered)
+            if known is not None:
+                batch.answers.append((item, known))
+                return
+            outcome = handle(batch.state, item.event, self._clock())
+        except Exception as error:  # noqa: BLE001  a fault of one event is not the others'
+            batch.refused.append((item, error))
+            return
+        batch.state = outcome.state
+        batch.effects += outcome.effects
+        batch.answers.append((item, self._reply(batch, item.numbered, outcome)))
+
+    async def _known_reply(self, batch: _Batch, numbered: Numbered | None) -> ReportReply | None:
+        """Return the answer that a repeated report has had; refuse what is out of order."""
+        if numbered is None:
+            return None
+        if numbered.site not in self._reports:
+            self._reports[numbered.site] = await asyncio.to_thread(self._read_report, numbered.site)
+        last = batch.reports.get(numbered.site) or self._reports[numbered.site]
+        reached = 0 if last is None else last.sequence
+        if last is not None and numbered.sequence == last.sequence:
+            if numbered.body_sha256 != last.body_sha256:
+                raise ReplayError(f"report {numbered.sequence} was sent before with another content")
+            return last.reply
+        if numbered.sequence <= reached:
+            raise ReplayError(f"report {numbered.sequence} is older than the last one, {reached}")
+        if numbered.sequence > reached + 1:
+            raise StaleError(f"report {numbered.sequence} follows {reached}", remedy=f"go on with {reached + 1}")
+        return None
+
+    def _reply(self, batch: _Batch, numbered: Numbered | None, outcome: Outcome) -> ReportReply:
+        answer: Answer = outcome.answer
+        sequence = 0 if numbered is None else numbered.sequence
+        reply = ReportReply(sequence=sequence, in_round=answer.in_round, message=answer.message)
+        if numbered is not None:
+            batch.reports[numbered.site] = LastReport(sequence=sequence, body_sha256=numbered.body_sha256, reply=reply)
+        return reply
+
+    def _adopt(self, batch: _Batch) -> None:
+        """Make what is durable the present, and act on it."""
+        changed = batch.state is not self._state
+        self._state = batch.state
+        self._reports.update(batch.reports)
+        for effect in batch.effects:
+            if not isinstance(effect, ev.Note):
+                self._perform(batch.state, effect)
+        if changed:
+            self._notify()
+
+    async def _ticks(self) -> None:
+        touched = self._clock()
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if self._state is not None and not self._state.status.terminal:
+                self._queue.put_nowait(_Item(self._tick(), asyncio.get_running_loop().create_future()))
+            if self._clock() - touched > _TOUCH_S:
+                touched = self._clock()
+                await self._touch()
+
+    def _tick(self) -> ev.Tick:
+        return ev.Tick(seen=dict(self._seen), progress=dict(self._progress))
+
+    def _notify(self) -> None:
+        self._version += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # -- the database -----------------------------------------------------------------------------------------------
+
+    def _read_runs(self) -> tuple[RunRow, ...]:
+        with self._store.transaction() as transaction:
+            return transaction.runs()
+
+    def _read_report(self, site: str) -> LastReport | None:
+        with self._store.transaction() as transaction:
+            return transaction.last_report(site)
+
+    async def _touch(self) -> None:
+        """Put down when members were last seen; losing this loses nothing."""
+        seen, self._untouched = self._untouched, {}
+        if seen:
+            try:
+                await asyncio.to_thread(self._write_seen, seen)
+            except CoordinatorError as error:
+                _log.warning("cannot record who was seen", reason=str(error))
+
+    def _write_seen(self, seen: dict[tuple[str, str], float]) -> None:
+        with self._store.transaction() as transaction:
+            transaction.touch_members(seen)
+
+    def _commit(self, batch: _Batch) -> None:
+        state, now = batch.state, self._clock()
+        with self._store.transaction() as transaction:
+            transaction.put_run(_run_row(self._row, state, now))
+            for effect in batch.effects:
+                if isinstance(effect, ev.RoundEnded):
+                    _put_ended(transaction, effect, now)
+                elif isinstance(effect, ev.Note):
+                    record(
+                        transaction,
+                        now,
+                        actor="coordinator",
+                        action=effect.action,
+                        subject=effect.subject,
+                        outcome=effect.outcome,
+                        details=effect.details,
+                    )
+            if state.round is not None:
+                transaction.put_round(_round_row(state.round, now))
+            for site, report in batch.reports.items():
+                transaction.put_last_report(site, report)
+
+
+def _settle(batch: _Batch) -> None:
+    """Answer everybody who waits."""
+    for item, reply in batch.answers:
+        if not item.answer.done():
+            item.answer.set_result(reply)
+    for item, error in batch.refused:
+        if not item.answer.done():
+            item.answer.set_exception(error)
+            if isinstance(item.event, ev.Tick):
+                item.answer.exception()  # nobody waits for it
+
+
+def _run_row(row: RunRow | None, state: RunState, now: float) -> RunRow:
+    if row is None:
+        raise NotFoundError("there is no run")
+    return RunRow(
+        run=row.run,
+        name=row.name,
+        method=row.method,
+        created=row.created,
+        ended=now if state.status.terminal else None,
+        status=state.status.value,
+        configuration_toml=row.configuration_toml,
+        state=dump_run(state),
+    )
+
+
+def _round_row(current: RoundState, now: float) -> RoundRow:
+    return RoundRow(
+        round=current.id,
+        phase=current.phase,
+        began=current.began,
+        ended=now if current.phase.terminal else None,
+        reason=current.reason,
+        detail=dump_round(current),
+    )
+
+
+def _put_ended(transaction: Transaction, effect: ev.RoundEnded, now: float) -> None:
+    ended, publication = effect.record, effect.publication
+    transaction.put_round(_round_row(ended, now))
+    transaction.forget_inputs(ended.id)
+    if publication is not None and publication.model is not None:
+        transaction.put_model(
+            ModelRow(
+                run=ended.id.run,
+                round_number=ended.id.round_number,
+                model=publication.model,
+                created=now,
+                contributors=ended.contributing,
+                missing=ended.missing,
+            )
+        )

@@ -1,0 +1,220 @@
+"""What can happen to a run, and what the run then wants done. Both are plain data; the driver connects them to the world.
+
+Events of sites are statements of a remote party: where they do not fit, the site is told so and nothing changes.
+Events of our own that do not fit are programming faults (`TransitionError`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coordinator.state import Publication, RoundState
+from protos.terms import ArtefactRef, RoundId, VectorManifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteEvent:
+    """Something that a site said about a round."""
+
+    site: str
+    round: RoundId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteAccepted(SiteEvent):
+    """It begins to train."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteTrained(SiteEvent):
+    """Its contribution lies ready."""
+
+    manifest: VectorManifest
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteSubmitted(SiteEvent):
+    """Its contribution is whole in the blob store."""
+
+    vector: ArtefactRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteDeclined(SiteEvent):
+    """It leaves the round."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteFinished:
+    """It has kept its model after the end of the run."""
+
+    site: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteRevoked:
+    """It may no longer take part."""
+
+    site: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time went by.
+
+    Attributes:
+        seen: When each site last said anything.
+        progress: When each site's upload last grew.
+    """
+
+    seen: Mapping[str, float]
+    progress: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summed:
+    """The inputs of a round are added up."""
+
+    round: RoundId
+    sum: ArtefactRef
+    contributors: Mapping[str, int]
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumRefused:
+    """An input is unfit to be added; the sum is to be made without that site."""
+
+    round: RoundId
+    site: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumFailed:
+    """The inputs cannot be added up."""
+
+    round: RoundId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeadTrained:
+    """The lead's part of a round is done; its files are being taken over. Round 0 is its start."""
+
+    round_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The lead's files are in the blob store."""
+
+    publication: Publication
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeadFailed:
+    """The lead could not do its part, in spite of restarts."""
+
+    round_number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paused:
+    """The next round is to wait."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """The next round may begin."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aborted:
+    """The run is to end now."""
+
+    reason: str
+
+
+Event = (
+    SiteAccepted
+    | SiteTrained
+    | SiteSubmitted
+    | SiteDeclined
+    | SiteFinished
+    | SiteRevoked
+    | Tick
+    | Summed
+    | SumRefused
+    | SumFailed
+    | LeadTrained
+    | Published
+    | LeadFailed
+    | Paused
+    | Resumed
+    | Aborted
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumInputs:
+    """Add up the inputs of these sites."""
+
+    round: RoundId
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainLead:
+    """Let the lead do its part of a round: apply the sum, if there is one, and train."""
+
+    round_number: int
+    sum: ArtefactRef | None
+    contributors: Mapping[str, int]
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishLead:
+    """Take over the files of the lead's part."""
+
+    round_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundEnded:
+    """An attempt at a round is over: keep its record and clear up after it.
+
+    Attributes:
+        record: The attempt as it ended.
+        publication: What the lead made of it; None if there was nothing.
+        superseded: The publication before that.
+    """
+
+    record: RoundState
+    publication: Publication | None
+    superseded: Publication | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopLead:
+    """The run is over: the lead may go."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Something for the audit log."""
+
+    action: str
+    subject: str
+    outcome: str
+    details: Mapping[str, str]
+
+
+Effect = SumInputs | TrainLead | PublishLead | RoundEnded | StopLead | Note

@@ -1,0 +1,131 @@
+"""The lead's trainer as the coordinator sees it: a worker process that is started when needed and again when it dies.
+
+The worker's jobs are idempotent: after a death the same job is given again, a few times, before the round hears of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from coordinator.config import Config
+from coordinator.events import TrainLead
+from coordinator.ports import LeadError, LeadFiles
+from fedmepd import durable
+from fedmepd.config import SERVER_ID
+from fedmepd.errors import JobFailed, WorkerDied
+from fedmepd.supervision import WorkerProcess
+
+_log = structlog.get_logger("coordinator.lead")
+_TRIES = 3
+COMMAND = (sys.executable, "-P", "-m", "coordinator.trainer")
+
+
+class LeadTrainer:
+    """Adapter of `ports.Lead` over a worker process.
+
+    Args:
+        config: The coordinator's configuration.
+        command: What starts the worker.
+    """
+
+    def __init__(self, config: Config, command: Sequence[str] = COMMAND) -> None:
+        self._config, self._folder = config, config.coordinator.data / "lead"
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # sites may share the machine (demo, tests)
+        if config.compute.threads is not None:
+            environment["OMP_NUM_THREADS"] = str(config.compute.threads)
+        self._worker = WorkerProcess(
+            command, environment, log_path=self._folder / "trainer.log", on_progress=self._on_progress
+        )
+        self._activity = ("idle", 0, 0)
+
+    async def part(self, spec: Path, part: TrainLead, sum_path: Path | None) -> LeadFiles:
+        """Do the lead's part of a round (see `ports.Lead`)."""
+        name = "start" if part.round_number == 0 else "round"
+        run = json.loads(await asyncio.to_thread(spec.read_text))
+        out = self._folder / run["run_id"] / "out" / f"{part.round_number:06d}"
+        arguments = {**self._job(run), "out_dir": str(out)}
+        if part.round_number > 0:
+            total = None
+            if sum_path is not None:
+                total = {"path": str(sum_path), "contributors": dict(part.contributors), "sites": list(part.sites)}
+            arguments |= {"round": part.round_number, "sum": total}
+        result = await self._insist(name, arguments)
+        return await asyncio.to_thread(_files, result, out)
+
+    async def finish(self, spec: Path) -> None:
+        """Score the last model (see `ports.Lead`)."""
+        run = json.loads(await asyncio.to_thread(spec.read_text))
+        await self._insist("finish", {**self._job(run), "run_dir": str(self._folder / run["run_id"] / "results")})
+
+    async def close(self) -> None:
+        """End the process."""
+        await asyncio.to_thread(self._worker.kill)
+        self._activity = ("idle", 0, 0)
+
+    def activity(self) -> tuple[str, int, int]:
+        """Return what the lead is doing."""
+        return self._activity
+
+    def _job(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        lead, compute = self._config.lead, self._config.compute
+        member = {"id": SERVER_ID, "cohort": str(lead.cohort), "layout": lead.layout}
+        return {
+            "spec": dict(run),
+            "opening": {
+                "member": {key: value for key, value in member.items() if value is not None},
+                "cache": str(lead.cache),
+                "skip_invalid": lead.skip_invalid,
+                "compute": compute.model_dump(exclude_none=True),
+            },
+            "state_dir": str(self._folder / str(run["run_id"]) / "state"),
+        }
+
+    async def _insist(self, job: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Give a job, again if the worker dies over it.
+
+        Raises:
+            LeadError: If the worker refuses the job, or dies every time.
+        """
+        self._activity = (job, 0, 0)
+        try:
+            for attempt in range(1, _TRIES + 1):
+                try:
+                    return await asyncio.wrap_future(self._worker.submit(job, **arguments))
+                except JobFailed as error:
+                    raise LeadError(str(error)) from error
+                except WorkerDied as error:
+                    _log.warning("the lead's trainer died", job=job, attempt=attempt, reason=str(error))
+                    last = error
+            raise LeadError(str(last)) from last
+        finally:
+            self._activity = ("idle", 0, 0)
+
+    def _on_progress(self, _: int, facts: Mapping[str, Any]) -> None:
+        self._activity = (str(facts.get("phase", "")), int(facts.get("done", 0)), int(facts.get("of", 0)))
+
+
+def _files(result: Mapping[str, Any], out: Path) -> LeadFiles:
+    """Turn the worker's answer into files; the layout gets one of its own."""
+    layout = out / "layout.json"
+    text = json.dumps(result["layout"], separators=(",", ":"), sort_keys=True)  # as `layout_digest` hashes it
+    durable.write_text(layout, text)
+    return LeadFiles(
+        segments={name: Path(artefact["path"]) for name, artefact in result["segments"].items()},
+        anchors=_path(result["anchors"]),
+        start=_path(result["start"]),
+        layout=layout,
+        model=_path(result.get("model")),
+        samples=float(result["samples"]),
+    )
+
+
+def _path(artefact: Mapping[str, Any] | None) -> Path | None:
+    return None if artefact is None else Path(artefact["path"])

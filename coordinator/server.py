@@ -1,0 +1,183 @@
+"""The coordinator's process: puts the parts together, serves until it is told to stop, and stops in order.
+
+Two ports: members come with client certificates; newcomers, where enrolment is open, with a token. gRPC cannot ask for
+a certificate on some calls of a port only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+from grpc import aio
+
+from coordinator.admin import Admin
+from coordinator.auth import Guard
+from coordinator.blobs import open_blobs
+from coordinator.clear_sum import ClearSummation
+from coordinator.config import Config
+from coordinator.desk import SiteDesk
+from coordinator.errors import ConfigError
+from coordinator.enrolment import Enrolment
+from coordinator.ports import Lead
+from coordinator.registry import Registry
+from coordinator.runs import Runs
+from coordinator.servicer import Federation
+from coordinator.spool import Spool
+from coordinator.store import open_store
+from coordinator.tls import ServerCredentials
+from protos.terms import MAX_MESSAGE_BYTES
+from protos.v1.admin_pb2_grpc import add_AdminServicer_to_server
+from protos.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
+from protos.v1.federation_pb2_grpc import add_FederationServicer_to_server
+from security.folders import IdentityFolder, IssuerFolder
+
+_log = structlog.get_logger("coordinator.server")
+_GRACE_S = 2.0
+_RENEWAL_CHECK_S = 600.0
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.min_ping_interval_without_data_ms", 60_000),
+    ("grpc.keepalive_time_ms", 150_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_connection_age_ms", 12 * 3600 * 1000),  # so that renewed certificates come into use
+    ("grpc.max_connection_age_grace_ms", 3600 * 1000),
+    ("grpc.so_reuseport", 0),  # a second coordinator on the same port is an error, not a half of the calls
+)
+
+
+@dataclass(slots=True)
+class Coordinator:
+    """A coordinator with its parts in place.
+
+    Attributes:
+        runs: Runs and their driver.
+        registry: Members.
+        credentials: TLS.
+        addresses: Where it listens: members, newcomers.
+    """
+
+    runs: Runs
+    registry: Registry
+    credentials: ServerCredentials
+    addresses: tuple[str, str | None]
+
+
+async def serve(
+    config: Config,
+    lead: Lead,
+    *,
+    passphrase: bytes | None,
+    until: asyncio.Event,
+    ready: Callable[[Coordinator], None] = lambda _: None,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Serve until an event is set.
+
+    Args:
+        config: The configuration.
+        lead: The lead's trainer.
+        passphrase: Of the keys.
+        until: Ends the service in order.
+        ready: Called when both ports are open.
+        clock: Seconds since the epoch.
+
+    Raises:
+        CoordinatorError, SecurityError: If something is not as it should be.
+    """
+    async with AsyncExitStack() as stack:
+        made = await _open(config, lead, passphrase, clock, stack)
+        renewal = asyncio.create_task(_renew(made, config, passphrase, clock))
+        stack.callback(renewal.cancel)
+        ready(made)
+        _log.info("serving", members=made.addresses[0], newcomers=made.addresses[1])
+        await until.wait()
+        _log.info("stopping")
+
+
+async def _open(
+    config: Config, lead: Lead, passphrase: bytes | None, clock: Callable[[], float], stack: AsyncExitStack
+) -> Coordinator:
+    """Open everything; what is open is closed in reverse when the stack unwinds."""
+    data = config.coordinator.data
+    credentials = ServerCredentials(IdentityFolder(data / "identity"), passphrase)
+    issuer = IssuerFolder(data / "issuer").load(passphrase)
+    store = open_store(config.database_url)
+    stack.callback(store.close)
+    blobs = open_blobs(config.blobs_url, data / "scratch" / "blobs")
+    registry = Registry(store, issuer=issuer, trust=credentials.loaded.trust, clock=clock)
+    runs = Runs(
+        store=store,
+        blobs=blobs,
+        lead=lead,
+        summation=ClearSummation(),
+        admitted=registry.admitted_sites,
+        scratch=data / "scratch",
+        clock=clock,
+    )
+    stack.push_async_callback(runs.close)
+    desk = SiteDesk(
+        runs=runs,
+        store=store,
+        blobs=blobs,
+        spool=Spool(data / "uploads", min_free_bytes=config.coordinator.min_free_bytes),
+        admitted=registry.admitted_sites,
+        max_update_bytes=config.coordinator.max_update_bytes,
+    )
+    consortium = credentials.loaded.identity.consortium
+    members = aio.server(interceptors=[Guard(consortium, registry.is_revoked)], options=_OPTIONS)
+    federation = Federation(
+        desk=desk, consortium=consortium, renew=registry.renew, membership=registry.membership, clock=clock
+    )
+    add_FederationServicer_to_server(federation, members)
+    add_AdminServicer_to_server(Admin(registry=registry, runs=runs, store=store, blobs=blobs), members)
+    await runs.open()
+    address = await _listen(members, config.coordinator.listen, credentials.for_members(), stack)
+    newcomers = await _listen_to_newcomers(config, registry, credentials, consortium, stack)
+    return Coordinator(runs=runs, registry=registry, credentials=credentials, addresses=(address, newcomers))
+
+
+async def _listen_to_newcomers(
+    config: Config, registry: Registry, credentials: ServerCredentials, consortium: str, stack: AsyncExitStack
+) -> str | None:
+    if config.coordinator.enrolment is None:
+        return None
+    server = aio.server(interceptors=[Guard(consortium, registry.is_revoked)], options=_OPTIONS)
+    add_EnrolmentServicer_to_server(Enrolment(registry), server)
+    return await _listen(server, config.coordinator.enrolment, credentials.for_newcomers(), stack)
+
+
+async def _listen(server: aio.Server, address: str, credentials: object, stack: AsyncExitStack) -> str:
+    """Open a port and return where it is.
+
+    Raises:
+        ConfigError: If the port is taken.
+    """
+    try:
+        port = server.add_secure_port(address, credentials)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        raise ConfigError(f"cannot listen at {address}", remedy="is another coordinator running?") from error
+    await server.start()
+    stack.push_async_callback(server.stop, _GRACE_S)
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+async def _renew(made: Coordinator, config: Config, passphrase: bytes | None, clock: Callable[[], float]) -> None:
+    """Renew the coordinator's own certificate at two thirds of its lifetime, from its own issuer."""
+    folder = IdentityFolder(config.coordinator.data / "identity")
+    while True:
+        now = datetime.fromtimestamp(clock(), UTC)
+        facts = made.credentials.loaded.facts
+        if now >= facts.renew_after:
+            request = await asyncio.to_thread(folder.request_certificate, passphrase=passphrase, dns_names=facts.dns_names)
+            chain = await asyncio.to_thread(made.registry.renew_own, request)
+            await asyncio.to_thread(folder.install_certificate, chain, now=now)
+            made.credentials.reload()
+            _log.info("certificate renewed", expires=made.credentials.loaded.facts.not_after.isoformat())
+        await asyncio.sleep(_RENEWAL_CHECK_S)

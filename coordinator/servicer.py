@@ -1,0 +1,112 @@
+"""The Federation service: messages in, the desk's answers out. Thin: checks are the codec's, decisions the desk's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from grpc import aio
+
+from coordinator.auth import caller
+from coordinator.desk import SiteDesk, body_hash
+from coordinator.errors import RefusedError
+from fedmepd import __version__
+from protos import codec
+from protos.terms import PROTOCOL, ArtefactRef
+from protos.v1 import common_pb2 as common
+from protos.v1 import federation_pb2 as messages
+from protos.v1.federation_pb2_grpc import FederationServicer
+from security.identity import Identity
+
+SOFTWARE = f"fedmepd-coordinator {__version__}"
+Context = aio.ServicerContext[Any, Any]
+
+
+class Federation(FederationServicer):
+    """What sites call.
+
+    Args:
+        desk: Serves them.
+        consortium: Its name.
+        renew: Certifies a new key for an identity: request in PEM form in, chain in PEM form out.
+        membership: The signed list in force; empty before the first.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        desk: SiteDesk,
+        consortium: str,
+        renew: Callable[[Identity, bytes], bytes],
+        membership: Callable[[], bytes],
+        clock: Callable[[], float],
+    ) -> None:
+        self._desk, self._consortium = desk, consortium
+        self._renew, self._membership, self._clock = renew, membership, clock
+
+    async def Hello(self, request: common.HelloRequest, context: Context) -> common.HelloReply:  # noqa: N802  the schema's
+        """Agree on a version."""
+        codec.negotiate(request.oldest_protocol, request.newest_protocol)
+        return common.HelloReply(
+            protocol=PROTOCOL, software=SOFTWARE, consortium=self._consortium, clock=self._clock()
+        )
+
+    async def Renew(self, request: common.RenewRequest, context: Context) -> common.RenewReply:  # noqa: N802
+        """Certify a new key of the caller."""
+        chain = await asyncio.to_thread(self._renew, caller(context), request.certificate_request_pem)
+        return common.RenewReply(certificate_chain_pem=chain)
+
+    async def Membership(  # noqa: N802
+        self, request: common.MembershipRequest, context: Context
+    ) -> common.MembershipReply:
+        """Return the signed list in force."""
+        return common.MembershipReply(signed_list=await asyncio.to_thread(self._membership))
+
+    async def Next(self, request: messages.NextRequest, context: Context) -> messages.Instruction:  # noqa: N802
+        """Return the caller's instruction, after a wait if it knows it already."""
+        asked = codec.decode_next_request(request)
+        found = await self._desk.next(
+            caller(context).id, known_revision=asked.known_revision, wait_s=asked.wait_s, activity=asked.activity
+        )
+        return codec.encode_instruction(found)
+
+    async def Report(self, request: messages.ReportRequest, context: Context) -> messages.ReportReply:  # noqa: N802
+        """Take a numbered report."""
+        report = codec.decode_report(request)
+        digest = body_hash(request.SerializeToString(deterministic=True))
+        return codec.encode_report_reply(await self._desk.report(caller(context).id, report, body_sha256=digest))
+
+    async def UploadOffset(  # noqa: N802
+        self, request: messages.UploadOffsetRequest, context: Context
+    ) -> messages.UploadOffsetReply:
+        """Say how much of an upload is durable."""
+        ref = codec.decode_artefact(request.artefact, "UploadOffsetRequest.artefact")
+        return messages.UploadOffsetReply(offset=await self._desk.upload_offset(caller(context).id, ref))
+
+    async def Upload(  # noqa: N802
+        self, request_iterator: AsyncIterator[messages.UploadMessage], context: Context
+    ) -> messages.UploadReply:
+        """Take an upload."""
+        first = await anext(request_iterator, None)
+        if first is None or first.WhichOneof("message") != "start":
+            raise RefusedError("an upload begins with the artefact that it brings")
+        ref = codec.decode_artefact(first.start, "UploadMessage.start")
+        chunks = _chunks(request_iterator, ref)
+        return messages.UploadReply(offset=await self._desk.upload(caller(context).id, ref, chunks))
+
+    async def Download(self, request: common.DownloadRequest, context: Context) -> AsyncIterator[common.Chunk]:  # noqa: N802
+        """Send an artefact."""
+        ref = codec.decode_artefact(request.artefact, "DownloadRequest.artefact")
+        async for offset, data in self._desk.download(caller(context).id, ref, request.offset):
+            yield common.Chunk(offset=offset, data=data)
+
+
+async def _chunks(
+    received: AsyncIterator[messages.UploadMessage], ref: ArtefactRef
+) -> AsyncIterator[tuple[int, bytes]]:
+    async for message in received:
+        if message.WhichOneof("message") != "chunk":
+            raise RefusedError("after its beginning an upload consists of chunks")
+        yield codec.decode_chunk(message.chunk, ref)

@@ -1,0 +1,214 @@
+"""What a run is at any moment: plain immutable data that the session maps to its successor and the store keeps.
+
+`dump` and `load` are the stored form (JSON). Nothing here knows time, disk or network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from pydantic import TypeAdapter
+
+from coordinator.policy import Policy
+from protos.terms import ArtefactRef, Phase, RoundId, VectorManifest
+
+
+class SiteStatus(StrEnum):
+    """Where a site stands in a round. The last four are out of it."""
+
+    EXPECTED = "expected"
+    TRAINING = "training"
+    READY = "ready"
+    SUBMITTED = "submitted"
+    CONTRIBUTED = "contributed"
+    ABSENT = "absent"
+    LATE = "late"
+    DECLINED = "declined"
+    REVOKED = "revoked"
+
+    @property
+    def out(self) -> bool:
+        """Whether the round goes on without the site."""
+        return self in (SiteStatus.ABSENT, SiteStatus.LATE, SiteStatus.DECLINED, SiteStatus.REVOKED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Participant:
+    """A member of the run in one round.
+
+    Attributes:
+        site: Its id.
+        modalities: What it owns.
+        status: Where it stands.
+        reason: Why it is out.
+        manifest: What it says that it will upload.
+        trained_s: How long it trained.
+    """
+
+    site: str
+    modalities: tuple[str, ...]
+    status: SiteStatus = SiteStatus.EXPECTED
+    reason: str = ""
+    manifest: VectorManifest | None = None
+    trained_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundState:
+    """One attempt at a round.
+
+    Attributes:
+        id: Which.
+        phase: Where it stands.
+        began: When.
+        phase_began: When its phase began.
+        participants: All members of the run, by id.
+        roster: Sites that were ready when training closed.
+        sum: The sum of the inputs, once there is one.
+        contributors: Sites in it, per segment.
+        reason: Why the round failed or will fail; empty otherwise.
+        durations: Seconds of the phases that are over.
+    """
+
+    id: RoundId
+    phase: Phase
+    began: float
+    phase_began: float
+    participants: tuple[Participant, ...]
+    roster: tuple[str, ...] = ()
+    sum: ArtefactRef | None = None
+    contributors: dict[str, int] = field(default_factory=dict)
+    reason: str = ""
+    durations: dict[int, float] = field(default_factory=dict)
+
+    def participant(self, site: str) -> Participant | None:
+        """Return a participant by id."""
+        return next((p for p in self.participants if p.site == site), None)
+
+    def sites(self, *statuses: SiteStatus) -> tuple[str, ...]:
+        """Return the sites in any of these states, in the run's order."""
+        return tuple(p.site for p in self.participants if p.status in statuses)
+
+    @property
+    def contributing(self) -> tuple[str, ...]:
+        """Sites whose input is in the sum."""
+        return self.sites(SiteStatus.CONTRIBUTED)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Members of the run whose input is not in the sum."""
+        return tuple(p.site for p in self.participants if p.status is not SiteStatus.CONTRIBUTED)
+
+    def with_site(self, participant: Participant) -> RoundState:
+        """Return the state with one participant replaced."""
+        changed = tuple(participant if p.site == participant.site else p for p in self.participants)
+        return replace(self, participants=changed)
+
+    def enter(self, phase: Phase, now: float) -> RoundState:
+        """Return the state in another phase."""
+        durations = {**self.durations, int(self.phase): now - self.phase_began}
+        return replace(self, phase=phase, phase_began=now, durations=durations)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """What the lead published after a round: the broadcast of the next one, and the model.
+
+    Attributes:
+        round_number: The round that it ends.
+        segments: Broadcast artefact per segment, in the layout's order.
+        anchors: Anchors, for methods that have them.
+        start: Weights that sites start from and no segment carries.
+        layout: JSON of the layout (`fedmepd.artefacts`).
+        model: The global model as a file that `fedmepd predict` takes.
+        samples: Training patients of all sites, from the last opened sum.
+    """
+
+    round_number: int
+    segments: dict[str, ArtefactRef]
+    anchors: ArtefactRef | None
+    start: ArtefactRef | None
+    layout: ArtefactRef
+    model: ArtefactRef | None
+    samples: float
+
+    @property
+    def artefacts(self) -> tuple[ArtefactRef, ...]:
+        """All that it consists of."""
+        others = (self.anchors, self.start, self.layout, self.model)
+        return (*self.segments.values(), *(ref for ref in others if ref is not None))
+
+
+class RunStatus(StrEnum):
+    """Where a run stands. The last three are terminal."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    ABORTED = "aborted"
+    FAILED = "failed"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the run is over."""
+        return self in (RunStatus.COMPLETED, RunStatus.ABORTED, RunStatus.FAILED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """A run.
+
+    Attributes:
+        run: Its id.
+        spec: JSON of its `fedmepd.runspec.RunSpec`.
+        sites: Modalities of its members, by id, in the spec's order.
+        rounds: How many rounds it has.
+        policy: How long to wait for whom.
+        status: Where it stands.
+        reason: Why it ended early.
+        paused: Whether the next round waits for an operator.
+        published: The latest broadcast.
+        round: The current or last round.
+        pace: Usual seconds from a round's begin to readiness, per site.
+        failures: Consecutive failed rounds.
+        finished: Sites that have kept their model after the end.
+    """
+
+    run: str
+    spec: ArtefactRef
+    sites: dict[str, tuple[str, ...]]
+    rounds: int
+    policy: Policy
+    status: RunStatus = RunStatus.STARTING
+    reason: str = ""
+    paused: bool = False
+    published: Publication | None = None
+    round: RoundState | None = None
+    pace: dict[str, float] = field(default_factory=dict)
+    failures: int = 0
+    finished: tuple[str, ...] = ()
+
+
+_RUN = TypeAdapter(RunState)
+_ROUND = TypeAdapter(RoundState)
+
+
+def dump_run(state: RunState) -> str:
+    """Return the stored form of a run's state."""
+    return _RUN.dump_json(state).decode()
+
+
+def load_run(text: str) -> RunState:
+    """Read the stored form of a run's state."""
+    return _RUN.validate_json(text)
+
+
+def dump_round(state: RoundState) -> str:
+    """Return the stored form of a round's state."""
+    return _ROUND.dump_json(state).decode()
+
+
+def load_round(text: str) -> RoundState:
+    """Read the stored form of a round's state."""
+    return _ROUND.validate_json(text)

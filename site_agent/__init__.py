@@ -1,0 +1,1 @@
+"""The agent of a hospital: enrolment, rounds, and the trainer beside it."""

@@ -1,0 +1,92 @@
+"""A store in memory that can be told to fail, for tests of the driver."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from coordinator.errors import NotFoundError, StorageError
+
+
+@dataclass
+class Content:
+    runs: dict[str, Any] = field(default_factory=dict)
+    rounds: dict[Any, Any] = field(default_factory=dict)
+    models: dict[Any, Any] = field(default_factory=dict)
+    reports: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[Any, dict[str, Any]] = field(default_factory=dict)
+    audit: list[Any] = field(default_factory=list)
+
+
+class MemoryTransaction:
+    def __init__(self, content: Content) -> None:
+        self.content = content
+
+    def put_run(self, row: Any) -> None:
+        self.content.runs[row.run] = row
+
+    def run(self, run: str) -> Any:
+        if run not in self.content.runs:
+            raise NotFoundError(run)
+        return self.content.runs[run]
+
+    def runs(self) -> tuple[Any, ...]:
+        return tuple(self.content.runs.values())
+
+    def put_round(self, row: Any) -> None:
+        self.content.rounds[row.round] = row
+
+    def put_model(self, row: Any) -> None:
+        self.content.models[row.run, row.round_number] = row
+
+    def models(self, run: str | None = None) -> tuple[Any, ...]:
+        return tuple(row for row in self.content.models.values() if run in (None, row.run))
+
+    def last_report(self, site: str) -> Any:
+        return self.content.reports.get(site)
+
+    def put_last_report(self, site: str, report: Any) -> None:
+        self.content.reports[site] = report
+
+    def put_input(self, round_id: Any, site: str, vector: Any) -> None:
+        self.content.inputs.setdefault(round_id, {})[site] = vector
+
+    def inputs(self, round_id: Any) -> dict[str, Any]:
+        return dict(self.content.inputs.get(round_id, {}))
+
+    def forget_inputs(self, round_id: Any) -> None:
+        self.content.inputs.pop(round_id, None)
+
+    def append_audit(self, row: Any) -> None:
+        self.content.audit.append(row)
+
+    def last_audit(self) -> Any:
+        return self.content.audit[-1] if self.content.audit else None
+
+    def touch_members(self, seen: Any) -> None:
+        pass
+
+
+class MemoryStore:
+    """Commits by swapping copies; `fail` makes the next commits fail."""
+
+    def __init__(self) -> None:
+        self.content = Content()
+        self.commits = 0
+        self.fail = 0
+
+    @contextmanager
+    def transaction(self) -> Iterator[MemoryTransaction]:
+        work = MemoryTransaction(copy.deepcopy(self.content))
+        yield work
+        if self.fail:
+            self.fail -= 1
+            raise StorageError("the disk is full")
+        self.content = work.content
+        self.commits += 1
+
+    def close(self) -> None:
+        pass
