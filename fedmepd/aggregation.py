@@ -137,6 +137,7 @@ class Accumulator:
     layout: Layout
     sums: dict[str, Ring] = field(default_factory=dict)
     sites: list[str] = field(default_factory=list)
+    contributors: dict[str, int] = field(default_factory=dict)
 
     def add(self, contribution: Contribution) -> None:
         """Add one site's integers.
@@ -148,7 +149,7 @@ class Accumulator:
             raise UpdateError(f"site {contribution.site!r} contributed twice to one round")
         if COMMON not in contribution.vectors:
             raise UpdateError(f"site {contribution.site!r} contributed no {COMMON!r} segment")
-        lengths = {segment.name: _length(segment) for segment in self.layout.segments}
+        lengths = {segment.name: vector_length(segment) for segment in self.layout.segments}
         for name, vector in contribution.vectors.items():
             if len(vector) != lengths.get(name):
                 raise UpdateError(
@@ -157,6 +158,7 @@ class Accumulator:
         for name, vector in contribution.vectors.items():
             total = self.sums.setdefault(name, np.zeros(lengths[name], np.uint32))
             np.add(total, vector, out=total)
+            self.contributors[name] = self.contributors.get(name, 0) + 1
         self.sites.append(contribution.site)
 
 
@@ -226,7 +228,8 @@ def _open_segment(
     return opened, scalar_values
 
 
-def _length(segment: Segment) -> int:
+def vector_length(segment: Segment) -> int:
+    """Return how many integers a site contributes for a segment."""
     scalars = len(SCALARS) if segment.name == COMMON else 1
     return segment.plain_values + segment.filter_values + 2 * segment.slots + scalars
 

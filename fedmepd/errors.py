@@ -51,3 +51,36 @@ class RunError(FedmepdError):
 
 class UpdateError(FedmepdError):
     """A site's update breaks the contract of the round (shape, finiteness, headroom)."""
+
+
+class WorkerError(FedmepdError):
+    """A training worker could not do a job."""
+
+
+class JobFailed(WorkerError):  # noqa: N818  says what happened, like WorkerDied
+    """A worker refused a job in its own words.
+
+    Args:
+        problem: What is wrong.
+        remedy: What to do about it.
+        kind: Name of the error's class in the worker, or `crash` for a programming fault.
+    """
+
+    def __init__(self, problem: str, *, remedy: str | None = None, kind: str = "crash") -> None:
+        super().__init__(problem, remedy=remedy)
+        self.kind = kind
+
+
+class WorkerDied(WorkerError):  # noqa: N818  says what happened, like JobFailed
+    """A worker process ended in the middle of a job; the same job can be given again.
+
+    Args:
+        status: Exit status; negative for the signal that ended it.
+        tail: The last lines of its log.
+    """
+
+    def __init__(self, status: int, tail: str) -> None:
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        last = tail.strip().splitlines()[-1:] or ["nothing in its log"]
+        super().__init__(f"the training worker ended with {how} ({last[0][:200]})", remedy="see its log")
+        self.status, self.tail = status, tail

@@ -14,9 +14,10 @@ from torch import nn
 from fedmepd import __version__
 from fedmepd.cohorts import Case
 from fedmepd.cohorts.cache import content_hash
-from fedmepd.config import SERVER_ID, Config
+from fedmepd.config import Config
 from fedmepd.errors import RunError
 from fedmepd.federation import Federation, FederationMember
+from fedmepd.sections import SERVER_ID
 
 _PARTS = ("train", "validate", "test")
 
@@ -33,7 +34,7 @@ def describe(config: Config, federation: Federation, *, known: Mapping[str, Any]
     Raises:
         RunError: If a resumed run's patients changed, or fell into other parts, since it began.
     """
-    members = [_member(member, cache) for member in federation.members]
+    members = [describe_member(member, cache) for member in federation.members]
     for before, now in zip(known.get("members", members), members, strict=True):
         _check_same(before, now)
     return {
@@ -63,7 +64,8 @@ def parameters_of(network: nn.Module) -> dict[str, int]:
     return {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
 
 
-def _member(member: FederationMember, cache: Path) -> dict[str, Any]:
+def describe_member(member: FederationMember, cache: Path) -> dict[str, Any]:
+    """Return the facts of one member: who it is, what it owns, and its cases with a digest of each."""
     patients = {part: getattr(member.patients, part) for part in _PARTS}
     return {
         "id": member.id,

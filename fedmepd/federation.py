@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fedmepd.cohorts import Settings, open_cohort, prepare_cohort, split_cases
 from fedmepd.compute import Backend
-from fedmepd.config import Config, Member
+from fedmepd.config import Config
 from fedmepd.errors import CohortError
-from fedmepd.methods import Method
 from fedmepd.model import Architecture
 from fedmepd.patients import MemberPatients, Patients, check_trainable
+from fedmepd.plan import Plan
 from fedmepd.sampling import CropSettings, CropSource
+from fedmepd.sections import SERVER_ID, Member
 from fedmepd.task import Task, load_task
 from fedmepd.training import Learner, OptimiserSettings
 
@@ -74,94 +76,109 @@ def open_federation(
     Raises:
         CohortError: If a cohort or case cannot be used, naming it.
     """
-    task = load_task(config.task)
-    settings = Settings(
-        spacing=config.data.spacing_mm,
-        margin=config.data.margin,
-        min_size=config.training.crop if config.data.pad else 8,
-    )
-    cache = config.data.cache or cache
-    members = [_open_member(member, config, task, settings, cache, progress, on_skip) for member in config.members]
-    return Federation(task=task, settings=settings, members=tuple(members))
-
-
-def _open_member(
-    member: Member,
-    config: Config,
-    task: Task,
-    settings: Settings,
-    cache: Path,
-    progress: ProgressHook | None,
-    on_skip: Callable[[str, str], None] | None,
-) -> FederationMember:
-    modalities = member.modalities or task.modalities
-    skip = config.data.skip_invalid
-    try:
-        cohort = open_cohort(
-            member.cohort,
-            task=task,
-            layout=member.layout,
-            modalities=modalities,
-            skip_invalid=skip,
+    task, plan = load_task(config.task), config.plan(config.run.methods[0])
+    opened = [
+        open_member(
+            member,
+            plan,
+            cache=config.data.cache or cache,
+            skip_invalid=config.data.skip_invalid,
+            progress=None if progress is None else partial(progress, member.id),
             on_skip=on_skip,
         )
+        for member in config.members
+    ]
+    return Federation(task=task, settings=settings_of(plan), members=tuple(opened))
+
+
+def settings_of(plan: Plan) -> Settings:
+    """Return how a plan's patients are prepared."""
+    return Settings(
+        spacing=plan.data.spacing_mm,
+        margin=plan.data.margin,
+        min_size=plan.training.crop if plan.data.pad else 8,
+    )
+
+
+def open_member(
+    member: Member,
+    plan: Plan,
+    *,
+    cache: Path,
+    skip_invalid: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    on_skip: Callable[[str, str], None] | None = None,
+) -> FederationMember:
+    """Open, prepare and divide one member's cohort, alone or in a federation: with the same result.
+
+    Args:
+        member: Whose cohort, and where.
+        plan: How it is prepared and divided.
+        cache: Folder for prepared cases.
+        skip_invalid: Leave out cases that cannot be used instead of raising.
+        progress: Called with cases done and cases in all.
+        on_skip: Called with case id and reason for each case that is left out.
+
+    Raises:
+        CohortError: If the cohort or a case cannot be used, naming it.
+    """
+    task, settings = load_task(plan.task), settings_of(plan)
+    modalities = task.ordered(member.modalities or task.modalities)
+    hooks: dict[str, Any] = {"skip_invalid": skip_invalid, "on_skip": on_skip}
+    try:
+        cohort = open_cohort(member.cohort, task=task, layout=member.layout, modalities=modalities, **hooks)
         if member.cases is not None:
             cohort = cohort.subset(member.cases, name=member.id)
-        hook = None if progress is None else partial(progress, member.id)
-        cohort = prepare_cohort(cohort, modalities, settings, cache, skip_invalid=skip, on_skip=on_skip, progress=hook)
-        split = split_cases(
-            cohort.cases, seed=config.run.seed, validate=config.split.validate_share, test=config.split.test
-        )
+        cohort = prepare_cohort(cohort, modalities, settings, cache, progress=progress, **hooks)
+        split = split_cases(cohort.cases, seed=plan.run.seed, validate=plan.split.validate_share, test=plan.split.test)
     except CohortError as error:
         raise CohortError(f"member {member.id!r}: {error.problem}", remedy=error.remedy) from error
     parts = {
         name: Patients(getattr(split, name), modalities, settings, cache) for name in ("train", "validate", "test")
     }
-    check_trainable(member.id, parts["train"], config.training.crop, pad=config.data.pad)
+    check_trainable(member.id, parts["train"], plan.training.crop, pad=plan.data.pad)
     return FederationMember(id=member.id, modalities=modalities, patients=MemberPatients(**parts))
 
 
-def clusters_of(method: Method, config: Config) -> int:
-    """Return the anchors per class that a method uses under a configuration; 0 for none."""
-    return config.anchors.clusters if method.clusters is None else method.clusters
+def clusters_of(plan: Plan) -> int:
+    """Return the anchors per class that a plan's method uses; 0 for none."""
+    method = plan.method
+    return plan.anchors.clusters if method.clusters is None else method.clusters
 
 
-def learner_for(
-    members: Sequence[FederationMember], federation: Federation, method: Method, config: Config, backend: Backend
-) -> Learner:
+def learner_for(members: Sequence[FederationMember], plan: Plan, backend: Backend, *, workers: int = 0) -> Learner:
     """Build the learner of one member, or of all together for pooled training.
 
     Args:
         members: Whose patients it trains on; the first names it.
-        federation: The federation.
-        method: Decides network and calibration.
-        config: Configuration of the run.
+        plan: Decides network, crops and optimiser.
         backend: Where to compute.
+        workers: Loader processes.
     """
-    first = members[0]
-    calibrated = first.id != federation.members[0].id and clusters_of(method, config) > 0
+    first, task = members[0], load_task(plan.task)
+    calibrated = first.id != SERVER_ID and clusters_of(plan) > 0
     architecture = Architecture(
-        modalities=federation.task.modalities,
+        modalities=task.modalities,
         own=first.modalities,
-        classes=len(federation.task.classes),
-        width=config.width,
-        calibration=config.calibration.style if calibrated else None,
-        shared=method.shared,
+        classes=len(task.classes),
+        width=plan.width,
+        calibration=plan.calibration.style if calibrated else None,
+        shared=plan.method.shared,
     )
     crops = CropSettings(
-        edge=config.training.crop,
-        batch=config.training.batch,
-        foreground_share=config.training.foreground_share,
-        augment=config.training.augment,
-        workers=config.compute.workers,
+        edge=plan.training.crop,
+        batch=plan.training.batch,
+        foreground_share=plan.training.foreground_share,
+        augment=plan.training.augment,
+        workers=workers,
     )
     sources = [
-        CropSource(m.patients.train, crops, seed=config.run.seed, member=m.id, given=m.modalities) for m in members
+        CropSource(m.patients.train, crops, seed=plan.run.seed, member=m.id, given=m.modalities) for m in members
     ]
     optimiser = OptimiserSettings(
-        name=config.training.optimizer,
-        learning_rate=config.training.learning_rate,
-        weight_decay=config.training.weight_decay,
-        rounds=config.run.rounds,
+        name=plan.training.optimizer,
+        learning_rate=plan.training.learning_rate,
+        weight_decay=plan.training.weight_decay,
+        rounds=plan.run.rounds,
     )
-    return Learner(architecture, sources, optimiser=optimiser, backend=backend, seed=config.run.seed, member=first.id)
+    return Learner(architecture, sources, optimiser=optimiser, backend=backend, seed=plan.run.seed, member=first.id)

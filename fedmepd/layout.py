@@ -139,10 +139,16 @@ class Layout:
     Attributes:
         modalities: Modalities of the federation, in canonical order.
         segments: One per modality that has values, then `common` (always there: it carries the scalars).
+        shapes: The federated parameters, in the order that the segments were cut in.
+        encoders: Whether encoders are federated.
+        decoder: Whether the decoder is federated.
     """
 
     modalities: tuple[str, ...]
     segments: tuple[Segment, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    encoders: bool
+    decoder: bool
 
     def for_member(self, own: Sequence[str]) -> tuple[Segment, ...]:
         """Return the segments that a member of these modalities contributes to."""
@@ -182,7 +188,19 @@ def build_layout(
         if plain[m] or filters[m]
     ]
     segments.append(Segment(name=COMMON, modality=None, plain=tuple(plain[None]), filters=tuple(filters[None])))
-    return Layout(modalities=modalities, segments=tuple(segments))
+    kept = {p.tensor for s in segments for p in (*s.plain, *s.filters)} | {p.bias for s in segments for p in s.filters}
+    return Layout(
+        modalities=modalities,
+        segments=tuple(segments),
+        shapes={name: shape for name, shape in shapes.items() if name in kept},
+        encoders=encoders,
+        decoder=decoder,
+    )
+
+
+def roster_of(layout: Layout, owned: Sequence[Sequence[str]]) -> dict[str, int]:
+    """Count the sites of each segment, given what each site owns."""
+    return {s.name: sum(s.modality is None or s.modality in own for own in owned) for s in layout.segments}
 
 
 def _whole(name: str, shape: tuple[int, ...]) -> Piece:

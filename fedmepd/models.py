@@ -11,11 +11,8 @@ The header is metadata of JSON strings: format, schema, architecture, task, sett
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +27,7 @@ from fedmepd import __version__
 from fedmepd.anchors import Anchors
 from fedmepd.cohorts.prepare import Settings
 from fedmepd.compute import Backend
+from fedmepd.durable import write_bytes
 from fedmepd.encoders import LEVELS, level_channels
 from fedmepd.errors import FedmepdError, ModelFileError
 from fedmepd.inference import check_window
@@ -100,21 +98,12 @@ def save_model(path: str | Path, model: SiteModel) -> None:
     _check_parts(path, model.architecture, model.task, model.window)
     _check_tensors(path, model.architecture, tensors)
     content = safetensors.torch.save(tensors, {**header, "digest": _digest(header, tensors)})
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_bytes(path, content)
     except OSError as error:
         raise ModelFileError(
             f"model file {path} cannot be written ({error.strerror})", remedy="free space or name another folder"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def load_model(path: str | Path) -> SiteModel:

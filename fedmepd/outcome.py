@@ -6,6 +6,7 @@ The test cases are touched here and nowhere else, once, by the model that the va
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedmepd.anchors import Anchors
-from fedmepd.checkpoints import Best, MethodState
+from fedmepd.checkpoints import MethodState
 from fedmepd.cohorts import PreparedCase
 from fedmepd.evaluation import CaseScore, write_scores_csv
-from fedmepd.federation import FederationMember
+from fedmepd.federation import FederationMember, settings_of
 from fedmepd.models import Provenance, SiteModel, save_model
+from fedmepd.plan import Plan
 from fedmepd.scores import score_case
 from fedmepd.simulate import Setup, model_of
+from fedmepd.states import Best
+from fedmepd.task import load_task
 from fedmepd.training import Learner
 from fedmepd.validation import label_of, predict_case
 
@@ -42,40 +46,66 @@ def finish_method(
     scores: list[CaseScore] = []
     for member in setup.federation.members:
         learner, _ = model_of(setup, state, member)
-        best = state.best[member.id]
-        for index, case in enumerate(member.patients.test):
-            progress(member.id, case.case_id)
-            predicted = predict_case(learner, best.weights, best.anchors, case, setup.config.evaluation)
-            scores += _score(setup, member, case, predicted)
-            if index == 0:
-                _save_overlay(folder / "overlays" / f"{member.id}.npz", case, predicted)
-        _save_member_model(setup, learner, best, member, folder / "models" / f"{member.id}.safetensors")
+        hook = partial(progress, member.id)
+        scores += finish_member(learner, member, state.best[member.id], setup.lead.spec.plan, folder, hook)
     if state.server.anchors is not None:
-        _save_anchors(folder / "anchors.safetensors", state.server.anchors)
+        save_anchors(folder / "anchors.safetensors", state.server.anchors)
     write_scores_csv(folder / "scores.csv", scores)  # last: it marks the method as finished
     return scores
 
 
-def _score(setup: Setup, member: FederationMember, case: PreparedCase, predicted: Tensor) -> list[CaseScore]:
-    found = score_case(
-        predicted, label_of(case), setup.federation.task, spacing=case.spacing, with_hd95=setup.config.evaluation.hd95
-    )
+def finish_member(
+    learner: Learner,
+    member: FederationMember,
+    best: Best,
+    plan: Plan,
+    folder: Path,
+    progress: Callable[[str], None],
+) -> list[CaseScore]:
+    """Score, save and picture one member's best model; writes its files under `models/` and `overlays/`.
+
+    Args:
+        learner: What it computes with.
+        member: The member.
+        best: Its best model.
+        plan: Of the run.
+        folder: The method's folder.
+        progress: Called with each test case before it is segmented.
+
+    Returns:
+        The scores of its test cases.
+    """
+    scores: list[CaseScore] = []
+    for index, case in enumerate(member.patients.test):
+        progress(case.case_id)
+        predicted = predict_case(learner, best.weights, best.anchors, case, plan.evaluation)
+        scores += _score(plan, member, case, predicted)
+        if index == 0:
+            _save_overlay(folder / "overlays" / f"{member.id}.npz", case, predicted)
+    save_member_model(plan, learner, best, member, folder / "models" / f"{member.id}.safetensors")
+    return scores
+
+
+def _score(plan: Plan, member: FederationMember, case: PreparedCase, predicted: Tensor) -> list[CaseScore]:
+    task = load_task(plan.task)
+    found = score_case(predicted, label_of(case), task, spacing=case.spacing, with_hd95=plan.evaluation.hd95)
     return [
         CaseScore(member=member.id, case=case.case_id, region=region, dice=score.dice, hd95=score.hd95)
         for region, score in found.items()
     ]
 
 
-def _save_member_model(setup: Setup, learner: Learner, best: Best, member: FederationMember, path: Path) -> None:
+def save_member_model(plan: Plan, learner: Learner, best: Best, member: FederationMember, path: Path) -> None:
+    """Write a member's model file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     model = SiteModel(
         architecture=learner.architecture,
-        task=setup.federation.task,
-        settings=setup.federation.settings,
-        window=setup.config.evaluation.window or setup.config.training.crop,
+        task=load_task(plan.task),
+        settings=settings_of(plan),
+        window=plan.evaluation.window or plan.training.crop,
         provenance=Provenance(
-            run=setup.config.run.name,
-            method=setup.rules.method.name,
+            run=plan.run.name,
+            method=plan.method.name,
             member=member.id,
             round_number=best.round_number,
         ),
@@ -85,7 +115,8 @@ def _save_member_model(setup: Setup, learner: Learner, best: Best, member: Feder
     save_model(path, model)
 
 
-def _save_anchors(path: Path, anchors: Anchors) -> None:
+def save_anchors(path: Path, anchors: Anchors) -> None:
+    """Write the anchors as the report reads them."""
     tensors = {f"level{i}": level.contiguous() for i, level in enumerate(anchors.levels, start=1)}
     path.write_bytes(save(tensors | {"present": anchors.weights > 0}))
 

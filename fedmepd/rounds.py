@@ -12,140 +12,45 @@ Source: paper section "training", method section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from fedmepd.aggregation import Contribution, Opened, Quantisation, SegmentUpdate, pack
-from fedmepd.anchors import Anchors
+from fedmepd.aggregation import Opened, OpenedSegment, SegmentUpdate, pack
 from fedmepd.layout import FloatArray, Layout, Segment
-from fedmepd.methods import Method
 from fedmepd.personalization import SlotState, Status, advance, apply_announced, fresh, open_slots
+from fedmepd.round_state import AnchorRelease, Broadcast, Rules, ServerState, SiteResult, SiteState, Train
 from fedmepd.training import Trained
 
 SERVER_SHARE = 0.3  # of the server's own decoder in the new global one
-Counts = Mapping[str, npt.NDArray[np.int64]]
-AnchorRelease = Callable[[Mapping[str, Tensor], Anchors | None, int], Anchors]
 
 
-@runtime_checkable
-class Train(Protocol):
-    """Local training as rounds see it."""
+def start_weights(state: ServerState, rules: Rules) -> dict[str, Tensor]:
+    """Return what a site takes from the server before its first round: all after round 0 that is no encoder.
 
-    def __call__(
-        self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], anchors: Anchors | None, round_number: int
-    ) -> Trained:
-        """Train for one round."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What all members of a run agree on.
-
-    Attributes:
-        run: Name and seed of the run, part of the rounding streams.
-        method: What is shared.
-        layout: How vectors are cut.
-        formats: Fixed-point formats.
-        warmup: Rounds before personalisation starts.
-        patience: P, rounds of disagreement after which a filter becomes personal.
-        contribute_all: Contribute personal filters as well (personalisation acts on the download only).
-        minimum: Fewest contributors to a sum.
-        dropouts: Tolerated dropouts per segment.
+    Encoders come with the segments; where nothing is federated, nothing is taken.
     """
-
-    run: str
-    method: Method
-    layout: Layout
-    formats: Quantisation
-    warmup: int
-    patience: int
-    contribute_all: bool = False
-    minimum: int = 1
-    dropouts: int = 0
+    if not rules.method.federated:
+        return {}
+    return {name: tensor for name, tensor in state.weights.items() if not name.startswith("encoders.")}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerState:
-    """The server between rounds.
+def site_start(
+    weights: Mapping[str, Tensor], start: Mapping[str, Tensor], rules: Rules, own: Sequence[str]
+) -> SiteState:
+    """Return a site's state before its first round.
 
-    Attributes:
-        round_number: Last completed round.
-        weights: The global model.
-        moments: Optimiser moments of the server's training.
-        anchors: Anchors, for methods that have them.
-        counts: Contributors that are announced for the next round, per segment and slot.
-        samples: Training patients of all sites, from the last opened sum (0 before it).
+    Args:
+        weights: The site's fresh weights.
+        start: The server's `start_weights`; they win over fresh ones.
+        rules: The run's rules.
+        own: Modalities of the site.
     """
-
-    round_number: int
-    weights: Mapping[str, Tensor]
-    moments: Mapping[str, Tensor]
-    anchors: Anchors | None
-    counts: Counts
-    samples: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broadcast:
-    """What a site downloads in a round.
-
-    Attributes:
-        round_number: The round that begins.
-        weights: Federated parameters of the site's own modalities and the decoder.
-        anchors: Anchors, for methods that have them.
-        counts: Contributors announced for this round.
-        owners: Sites per segment of this round's roster.
-        samples: Training patients of all sites (0 if not yet known).
-    """
-
-    round_number: int
-    weights: Mapping[str, Tensor]
-    anchors: Anchors | None
-    counts: Counts
-    owners: Mapping[str, int]
-    samples: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteState:
-    """A site between rounds; all of it stays at the site.
-
-    Attributes:
-        round_number: Last round it trained in.
-        weights: All its weights, LACCA and auxiliary decoder included.
-        moments: Optimiser moments.
-        slots: Personalisation per segment.
-        received: Filter values of the last broadcast, per segment.
-        moved: Change of the filter values in the last local training, per segment.
-    """
-
-    round_number: int
-    weights: Mapping[str, Tensor]
-    moments: Mapping[str, Tensor]
-    slots: Mapping[str, SlotState] = field(default_factory=dict)
-    received: Mapping[str, FloatArray] = field(default_factory=dict)
-    moved: Mapping[str, FloatArray] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteResult:
-    """What a site has after its part of a round; only the contribution leaves it."""
-
-    state: SiteState
-    contribution: Contribution
-    trained: Trained
-
-
-def site_start(weights: Mapping[str, Tensor], rules: Rules, own: Sequence[str]) -> SiteState:
-    """Return a site's state before round 1."""
     slots = {s.name: fresh(s, patience=rules.patience) for s in rules.layout.for_member(own)}
-    return SiteState(round_number=0, weights=weights, moments={}, slots=slots)
+    taken = {name: start.get(name, tensor).clone() for name, tensor in weights.items()}
+    return SiteState(round_number=0, weights=taken, moments={}, slots=slots)
 
 
 def server_start(
@@ -169,11 +74,6 @@ def server_start(
     return state, trained
 
 
-def roster_of(layout: Layout, owned: Sequence[Sequence[str]]) -> dict[str, int]:
-    """Count the sites of each segment, given what each site owns."""
-    return {s.name: sum(s.modality is None or s.modality in own for own in owned) for s in layout.segments}
-
-
 def thin_segments(rules: Rules, roster: Mapping[str, int]) -> dict[str, int]:
     """Return the segments that have too few sites ever to be averaged, with their number of sites."""
     return {
@@ -185,12 +85,11 @@ def thin_segments(rules: Rules, roster: Mapping[str, int]) -> dict[str, int]:
 
 def broadcast(state: ServerState, rules: Rules, own: Sequence[str], roster: Mapping[str, int]) -> Broadcast:
     """Select what a site that owns these modalities downloads in the next round."""
-    segments = rules.layout.for_member(own)
-    names = {p.tensor for s in segments for p in (*s.plain, *s.filters)}
-    names |= {p.bias for s in segments for p in s.filters if p.bias is not None}
+    segments, arrays = rules.layout.for_member(own), _arrays(state.weights)
     return Broadcast(
         round_number=state.round_number + 1,
-        weights={name: state.weights[name] for name in sorted(names)},
+        plain={s.name: s.gather_plain(arrays) for s in segments},
+        filters={s.name: s.gather_filters(arrays) for s in segments},
         anchors=state.anchors,
         counts={s.name: state.counts[s.name] for s in segments},
         owners={s.name: roster[s.name] for s in segments},
@@ -219,11 +118,9 @@ def site_round(
         UpdateError: If training diverged.
     """
     segments = rules.layout.for_member(own)
-    incoming = _arrays(received.weights)
-    filters = {s.name: s.gather_filters(incoming) for s in segments}
-    slots = {s.name: _personalise(s, state, filters[s.name], received, rules, samples) for s in segments}
+    slots = {s.name: _personalise(s, state, received, rules, samples) for s in segments}
     start = {name: tensor.clone() for name, tensor in state.weights.items()}
-    _merge(start, incoming, filters, slots, segments)
+    _merge(start, received, slots, segments)
     trained = train(start, state.moments, received.anchors, received.round_number)
     before, after = _arrays(start), _arrays(trained.weights)
     _hold_still(before, after, rules.layout, own)
@@ -250,14 +147,14 @@ def site_round(
         weights=trained.weights,
         moments=trained.moments,
         slots=slots,
-        received=filters,
+        received={s.name: received.filters[s.name] for s in segments},
         moved=moved,
     )
     return SiteResult(state=after_state, contribution=contribution, trained=trained)
 
 
 def server_round(
-    state: ServerState, opened: Opened, train: Train, release: AnchorRelease | None, *, rules: Rules
+    state: ServerState, opened: Opened | None, train: Train, release: AnchorRelease | None, *, rules: Rules
 ) -> tuple[ServerState, Trained]:
     """The server's part of a round: apply the opened sums, train, refresh the anchors.
 
@@ -266,7 +163,7 @@ def server_round(
 
     Args:
         state: The server after the last round.
-        opened: Sums of this round.
+        opened: Sums of this round; None if it failed, which leaves the server's own epoch.
         train: The server's training.
         release: Makes anchors from weights, previous anchors and round; None for methods without.
         rules: The run's rules.
@@ -274,8 +171,9 @@ def server_round(
     round_number = state.round_number + 1
     weights = {name: tensor.clone() for name, tensor in state.weights.items()}
     arrays = _arrays(weights)
+    totals = {} if opened is None else opened.segments
     for segment in rules.layout.segments:
-        total = opened.segments.get(segment.name)
+        total = totals.get(segment.name)
         if total is None or total.contributors < rules.minimum:
             continue  # too few survivors: these parameters are left to the server's own training
         segment.scatter_plain(segment.gather_plain(arrays) + total.plain, arrays)
@@ -283,14 +181,13 @@ def server_round(
         segment.scatter_filters(segment.gather_filters(arrays) + change.astype(np.float32), arrays)
     trained = train(weights, state.moments, None, round_number)
     anchors = state.anchors if release is None else release(trained.weights, state.anchors, round_number)
-    counts = {n: s.counts for n, s in opened.segments.items() if s.contributors >= rules.minimum}
     new = ServerState(
         round_number=round_number,
         weights=trained.weights,
         moments=trained.moments,
         anchors=anchors,
-        counts={**state.counts, **counts},
-        samples=opened.scalars["samples"],
+        counts={s.name: _announced_counts(s, state, totals.get(s.name), rules) for s in rules.layout.segments},
+        samples=state.samples if opened is None else opened.scalars["samples"],
     )
     return new, trained
 
@@ -309,19 +206,17 @@ def personal_fractions(state: SiteState, rules: Rules, own: Sequence[str]) -> di
     return totals
 
 
-def _personalise(
-    segment: Segment, state: SiteState, filters: FloatArray, received: Broadcast, rules: Rules, samples: int
-) -> SlotState:
+def _personalise(segment: Segment, state: SiteState, received: Broadcast, rules: Rules, samples: int) -> SlotState:
     """Update a segment's slots from the change between the last broadcast and this one."""
     slots = apply_announced(state.slots[segment.name])
     trained_last = state.round_number == received.round_number - 1 and segment.name in state.received
     due = rules.method.decoder == "partial" and received.round_number > rules.warmup
-    if not (due and trained_last and segment.slots):
+    if not (due and trained_last and segment.slots and received.samples):
         return slots
     return advance(
         slots,
         segment,
-        global_change=filters - state.received[segment.name],
+        global_change=received.filters[segment.name] - state.received[segment.name],
         local_change=state.moved[segment.name],
         sample_share=samples / received.samples,
         patience=rules.patience,
@@ -329,18 +224,14 @@ def _personalise(
 
 
 def _merge(
-    start: Mapping[str, Tensor],
-    incoming: Mapping[str, FloatArray],
-    filters: Mapping[str, FloatArray],
-    slots: Mapping[str, SlotState],
-    segments: Sequence[Segment],
+    start: Mapping[str, Tensor], received: Broadcast, slots: Mapping[str, SlotState], segments: Sequence[Segment]
 ) -> None:
     """Overwrite a site's weights by the download, except its personal filters."""
     arrays = _arrays(start)
     for segment in segments:
-        segment.scatter_plain(segment.gather_plain(incoming), arrays)
+        segment.scatter_plain(received.plain[segment.name], arrays)
         personal = segment.per_value(slots[segment.name].status == Status.PERSONAL)
-        merged = np.where(personal, segment.gather_filters(arrays), filters[segment.name])
+        merged = np.where(personal, segment.gather_filters(arrays), received.filters[segment.name])
         segment.scatter_filters(merged.astype(np.float32), arrays)
 
 
@@ -378,6 +269,20 @@ def _announced(slots: SlotState, rules: Rules) -> FloatArray:
     if rules.contribute_all:
         return np.ones(len(slots.status), np.float32)
     return np.where(slots.status == Status.FEDERATED, 1, 0).astype(np.float32)
+
+
+def _announced_counts(
+    segment: Segment, state: ServerState, total: OpenedSegment | None, rules: Rules
+) -> npt.NDArray[np.int64]:
+    """Return the contributors of a segment's slots in the next round, as far as this round's sum announced them.
+
+    Without a sum nobody knows which slots became personal since, so they stay closed until the next sum; where every
+    site contributes every slot, there is nothing to know.
+    """
+    if total is not None and total.contributors >= rules.minimum:
+        return total.counts
+    known = state.counts[segment.name]
+    return known if rules.contribute_all or rules.method.decoder != "partial" else np.zeros_like(known)
 
 
 def _arrays(weights: Mapping[str, Tensor]) -> dict[str, FloatArray]:

@@ -23,6 +23,7 @@ from typing import IO, Any
 import tomli_w
 
 from fedmepd.config import Config, parse_config
+from fedmepd.durable import write_text
 from fedmepd.errors import RunError
 
 
@@ -74,9 +75,7 @@ class RunFolder:
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Write run.json atomically."""
-        fresh = self.path / "run.json.new"
-        fresh.write_text(json.dumps(facts, indent=1))
-        fresh.replace(self.path / "run.json")
+        write_text(self.path / "run.json", json.dumps(facts, indent=1))
 
     def facts(self) -> dict[str, Any]:
         """Read run.json; empty if it is not there yet."""
@@ -123,21 +122,22 @@ class Metrics:
     Args:
         folder: The method's folder.
         after_round: Records of later rounds, left by an interrupted run, are dropped.
+        board: Whether to write for TensorBoard too.
     """
 
-    def __init__(self, folder: Path, *, after_round: int) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
-
+    def __init__(self, folder: Path, *, after_round: int, board: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
         self._truncate(after_round)
         self._file = self._path.open("a")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=after_round + 1)
+        self._board = _board(folder / "tensorboard", after_round) if board else None
 
     def write(self, round_number: int, member: str, phase: str, **values: Any) -> None:
         """Add a record."""
         record = {"round": round_number, "member": member, "phase": phase, **values}
         self._file.write(json.dumps(record) + "\n")
+        if self._board is None:
+            return
         for name, value in values.items():
             numbers = value if isinstance(value, dict) else {"": value}
             for key, number in numbers.items():
@@ -149,13 +149,15 @@ class Metrics:
         """Put everything on disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._board.flush()
+        if self._board is not None:
+            self._board.flush()
 
     def close(self) -> None:
         """Flush and close."""
         self.flush()
         self._file.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
     def _truncate(self, after_round: int) -> None:
         """Keep whole records up to a round."""
@@ -169,6 +171,10 @@ class Metrics:
                 break
             if record["round"] <= after_round:
                 kept.append(line + "\n")
-        fresh = self._path.with_suffix(".new")
-        fresh.write_text("".join(kept))
-        fresh.replace(self._path)
+        write_text(self._path, "".join(kept))
+
+
+def _board(folder: Path, after_round: int) -> Any:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=after_round + 1)

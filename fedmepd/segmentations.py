@@ -7,10 +7,7 @@ voxels make equal bytes. Each file carries a mark that says which model made it.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ import numpy.typing as npt
 from fedmepd.cohorts import Volume
 from fedmepd.cohorts.volumes import read_arrays
 from fedmepd.cohorts.voxels import label_values
+from fedmepd.durable import write_bytes
 from fedmepd.errors import RunError
 from fedmepd.task import Task
 
@@ -43,21 +41,12 @@ def write_volume(path: Path, voxels: npt.NDArray[Any], like: Volume, *, mark: st
     # nibabel's own annotations stop here.
     image = _image(voxels, nib.load(like.path), mark)
     content = gzip.compress(image.to_bytes(), compresslevel=_COMPRESSION[voxels.dtype.kind], mtime=0)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_bytes(path, content)
     except OSError as error:
         raise RunError(
             f"{path} cannot be written ({error.strerror})", remedy="free space, or name another folder with --out"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_mark(path: Path) -> str | None:

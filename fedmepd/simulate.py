@@ -1,7 +1,7 @@
 """The simulated federation: all members in one process, round by round, resumable.
 
-The driver only: what a round means is in `fedmepd.rounds`, training in `fedmepd.training`. After each round the state
-is durable, so that a crash, a full disk or Ctrl-C loses at most the round in progress.
+The driver only: what a round means is in `fedmepd.rounds`, what each member does in it in `fedmepd.participants`. After
+each round the state is durable, so that a crash, a full disk or Ctrl-C loses at most the round in progress.
 """
 
 from __future__ import annotations
@@ -17,34 +17,23 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from fedmepd.aggregation import Accumulator, Opened, open_sum, quantisation
-from fedmepd.anchors import Anchors, cluster, smooth
-from fedmepd.checkpoints import Best, MethodState, load_checkpoint, save_checkpoint
+from fedmepd.aggregation import Accumulator, open_sum
+from fedmepd.anchors import Anchors
+from fedmepd.checkpoints import MethodState, load_checkpoint, save_checkpoint
 from fedmepd.compute import Backend
-from fedmepd.config import SERVER_ID, Config
-from fedmepd.federation import Federation, FederationMember, clusters_of, learner_for
-from fedmepd.layout import build_layout
-from fedmepd.methods import get_method
-from fedmepd.model import Architecture, Network
-from fedmepd.rounds import (
-    Rules,
-    SiteResult,
-    SiteState,
-    broadcast,
-    personal_fractions,
-    roster_of,
-    server_round,
-    server_start,
-    site_round,
-    site_start,
-)
+from fedmepd.config import Config
+from fedmepd.federation import Federation, FederationMember
+from fedmepd.participants import LeadParticipant, SiteParticipant, Validated, validate_member
+from fedmepd.records import aggregate_record, personal_record, training_record, validation_record
+from fedmepd.round_state import Rules, SiteResult, SiteState
+from fedmepd.rounds import start_weights
 from fedmepd.runs import Metrics, RunFolder
-from fedmepd.seeds import seed_of
-from fedmepd.training import Learner, Trained
-from fedmepd.validation import validate
+from fedmepd.runspec import RunSpec
+from fedmepd.sections import SERVER_ID
+from fedmepd.states import Best
+from fedmepd.training import Learner
 
 T = TypeVar("T")
-_NOTHING_OPENED = Opened(segments={}, scalars={"samples": 0.0}, sites=())
 
 
 class Observer(Protocol):
@@ -69,52 +58,42 @@ class Setup:
 
     config: Config
     federation: Federation
-    rules: Rules
-    server: Learner
-    sites: Mapping[str, Learner]
-    roster: Mapping[str, int]
+    lead: LeadParticipant
+    sites: Mapping[str, SiteParticipant]
+
+    @property
+    def rules(self) -> Rules:
+        """The run's rules."""
+        return self.lead.rules
+
+    @property
+    def server(self) -> Learner:
+        """What the server computes with."""
+        return self.lead.learner
+
+    @property
+    def roster(self) -> Mapping[str, int]:
+        """Sites per segment."""
+        return self.lead.owners
 
 
 def set_up(config: Config, federation: Federation, method_name: str, backend: Backend) -> Setup:
-    """Build learners and rules of a method.
+    """Build the participants of a method.
 
     Raises:
         ConfigError: If the method or the sums' range is impossible.
     """
-    method = get_method(method_name)
-    members = federation.members if method.pooled else federation.members[:1]
-    server = learner_for(members, federation, method, config, backend)
-    sites = () if method.pooled else federation.sites
-    rules = Rules(
-        run=f"{config.run.name}/{config.run.seed}/{method.name}",
-        method=method,
-        layout=build_layout(
-            trainable_shapes(server.architecture),
-            federation.task.modalities,
-            encoders=method.encoders,
-            decoder=method.decoder != "local",
-        ),
-        formats=quantisation(sites=max(len(federation.sites), 1)),
-        warmup=config.rounds_of(config.personalisation.warmup),
-        patience=config.patience_rounds,
-        contribute_all=config.personalisation.contribute == "all",
-        minimum=config.personalisation.min_contributors,
-        dropouts=config.personalisation.tolerated_dropouts,
-    )
+    plan = config.plan(method_name)
+    sites = () if plan.method.pooled else federation.sites
+    spec = RunSpec(run_id=config.run.name, plan=plan, sites={site.id: site.modalities for site in sites})
+    pooled = federation.members if plan.method.pooled else federation.members[:1]
+    workers = config.compute.workers
     return Setup(
         config=config,
         federation=federation,
-        rules=rules,
-        server=server,
-        sites={site.id: learner_for([site], federation, method, config, backend) for site in sites},
-        roster=roster_of(rules.layout, [site.modalities for site in sites]),
+        lead=LeadParticipant(spec, pooled, backend, workers=workers),
+        sites={site.id: SiteParticipant(spec, site, backend, workers=workers) for site in sites},
     )
-
-
-def trainable_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the trainable parameters of a member that owns everything."""
-    full = Network(replace(architecture, own=architecture.modalities, calibration=None))
-    return {name: tuple(p.shape) for name, p in full.named_parameters() if p.requires_grad}
 
 
 def run_method(setup: Setup, run: RunFolder, observer: Observer) -> MethodState:
@@ -154,17 +133,10 @@ def _keep(state: MethodState, metrics: Metrics, folder: Path, config: Config) ->
 def _start(setup: Setup, metrics: Metrics, observer: Observer) -> MethodState:
     """Round 0: the server's first epoch; sites start from its weights where anything is federated."""
     started = time.perf_counter()
-    learner = setup.server
-    server, trained = server_start(
-        learner.initial(), _train(setup, learner, SERVER_ID, observer), _release(setup), setup.roster, setup.rules
-    )
-    _write_training(metrics, 0, SERVER_ID, trained)
-    sites = {}
-    for member in setup.federation.sites if setup.sites else ():
-        weights = setup.sites[member.id].initial()
-        if setup.rules.method.federated:
-            weights |= {name: tensor.clone() for name, tensor in server.weights.items() if name in weights}
-        sites[member.id] = site_start(weights, setup.rules, member.modalities)
+    server, trained = setup.lead.start(partial(observer.step, SERVER_ID))
+    metrics.write(0, SERVER_ID, "train", **training_record(trained))
+    start = start_weights(server, setup.rules)
+    sites = {site: participant.start(start) for site, participant in setup.sites.items()}
     return MethodState(server=server, sites=sites, seconds=time.perf_counter() - started)
 
 
@@ -174,36 +146,28 @@ def _round(setup: Setup, state: MethodState, metrics: Metrics, observer: Observe
     number = state.server.round_number + 1
     accumulator = Accumulator(setup.rules.layout)
     sites: dict[str, SiteState] = {}
-    members = setup.federation.sites if setup.sites else ()
+    members = [setup.sites[site].member for site in setup.sites]
     for member, result in _at_once(setup, partial(_site, setup, state, observer), members):
         sites[member.id] = result.state
         accumulator.add(result.contribution)
-        _write_training(metrics, number, member.id, result.trained)
-        _write_personal(metrics, number, member, result.state, setup.rules)
-    opened = open_sum(accumulator, setup.rules.formats) if accumulator.sites else _NOTHING_OPENED
-    server, trained = server_round(
-        state.server, opened, _train(setup, setup.server, SERVER_ID, observer), _release(setup), rules=setup.rules
-    )
-    _write_training(metrics, number, SERVER_ID, trained)
-    _write_aggregate(metrics, number, opened)
+        metrics.write(number, member.id, "train", **training_record(result.trained))
+        if personal := personal_record(result.state, setup.rules, member.modalities):
+            metrics.write(number, member.id, "personal", **personal)
+    opened = open_sum(accumulator, setup.rules.formats) if accumulator.sites else None
+    server, trained = setup.lead.round(state.server, opened, partial(observer.step, SERVER_ID))
+    metrics.write(number, SERVER_ID, "train", **training_record(trained))
+    if opened is not None:
+        metrics.write(number, "federation", "aggregate", **aggregate_record(opened))
     new = MethodState(server=server, sites=sites, best=state.best, seconds=state.seconds)
-    if number % setup.config.evaluation.every == 0 or number == setup.config.run.rounds:
+    if setup.config.validates_in(number):
         new = replace(new, best=_validate(setup, new, state.server.anchors, metrics, observer))
     return replace(new, seconds=state.seconds + time.perf_counter() - started)
 
 
 def _site(setup: Setup, state: MethodState, observer: Observer, member: FederationMember) -> SiteResult:
     """A site's part of a round."""
-    learner = setup.sites[member.id]
-    return site_round(
-        state.sites[member.id],
-        broadcast(state.server, setup.rules, member.modalities, setup.roster),
-        _train(setup, learner, member.id, observer),
-        rules=setup.rules,
-        own=member.modalities,
-        site=member.id,
-        samples=learner.samples,
-    )
+    received = setup.lead.broadcast(state.server, member.modalities)
+    return setup.sites[member.id].round(state.sites[member.id], received, partial(observer.step, member.id))
 
 
 def _at_once(
@@ -227,116 +191,40 @@ def _at_once(
             pool.shutdown(cancel_futures=True)  # after a failure or Ctrl-C only the members at work end their part
 
 
-def _train(setup: Setup, learner: Learner, member: str, observer: Observer) -> Trainer:
-    """Bind a learner to what rounds call."""
-    training = setup.config.training
-    epochs = training.server_epochs if member == SERVER_ID else training.local_epochs
-    steps = [training.steps or source.steps(epochs) for source in learner.sources]
-    return Trainer(learner, steps, partial(observer.step, member))
-
-
-@dataclass(frozen=True, slots=True)
-class Trainer:
-    """Local training as `fedmepd.rounds` sees it: a learner, how many steps, and who watches."""
-
-    learner: Learner
-    steps: Sequence[int]
-    hook: partial[None]
-
-    def __call__(
-        self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], anchors: Anchors | None, round_number: int
-    ) -> Trained:
-        """Train for one round."""
-        return self.learner.train(
-            weights, moments, anchors=anchors, round_number=round_number, steps=self.steps, hook=self.hook
-        )
-
-
-def _release(setup: Setup) -> AnchorMaker | None:
-    clusters = clusters_of(setup.rules.method, setup.config)
-    return AnchorMaker(setup.server, setup.config, clusters) if clusters and setup.sites else None
-
-
-@dataclass(frozen=True, slots=True)
-class AnchorMaker:
-    """Anchors without privacy noise: prototypes at fixed weights, clustered, averaged over rounds."""
-
-    learner: Learner
-    config: Config
-    clusters: int
-
-    def __call__(self, weights: Mapping[str, Tensor], previous: Anchors | None, round_number: int) -> Anchors:
-        """Return the anchors of a round."""
-        settings = self.config.anchors
-        latest = cluster(
-            self.learner.prototypes(weights),
-            clusters=self.clusters,
-            weighting=settings.weighting,
-            previous=previous,
-            seed=seed_of("kmeans", self.config.run.seed, round_number) % (1 << 31),
-        )
-        half_life = self.config.rounds_of(settings.half_life)
-        return smooth(previous, latest, weighting=settings.weighting, half_life=half_life)
-
-
 def model_of(setup: Setup, state: MethodState, member: FederationMember) -> tuple[Learner, Mapping[str, Tensor]]:
     """Return the learner and weights that a member applies after a round."""
     if member.id in state.sites:
-        return setup.sites[member.id], state.sites[member.id].weights
+        return setup.sites[member.id].learner, state.sites[member.id].weights
     return setup.server, state.server.weights
 
 
 def _validate(
     setup: Setup, state: MethodState, anchors: Anchors | None, metrics: Metrics, observer: Observer
 ) -> dict[str, Best]:
-    """Score every member on its validation cases and keep its best model; without such cases, the latest."""
+    """Score every member on its validation cases and keep its best model."""
     best = dict(state.best)
-    number = state.server.round_number
     score_member = partial(_score, setup, state, anchors, observer)
-    members = setup.federation.members
-    for member, dice in _at_once(setup, score_member, members):
-        learner, weights = model_of(setup, state, member)
-        used = anchors if learner.architecture.calibration else None
-        score = 0.0
-        if dice:
-            score = sum(dice.values()) / len(dice)
-            metrics.write(number, member.id, "validate", dice=dice, mean=score)
-            observer.scored(member.id, score)
-        known = best.get(member.id)
-        if known is None or score > known.score or not member.patients.validate:
-            best[member.id] = Best(round_number=number, score=score, weights=weights, anchors=used)
+    for member, found in _at_once(setup, score_member, setup.federation.members):
+        best[member.id] = found.best
+        if found.dice:
+            metrics.write(state.server.round_number, member.id, "validate", **validation_record(found))
+            observer.scored(member.id, found.score)
     return best
 
 
 def _score(
     setup: Setup, state: MethodState, anchors: Anchors | None, observer: Observer, member: FederationMember
-) -> dict[str, float]:
-    """Return a member's mean Dice per region on its validation cases; empty without such cases."""
-    if not member.patients.validate:
-        return {}
-    observer.validating(member.id)
+) -> Validated:
+    """Validate a member with its model after this round."""
+    if member.patients.validate:
+        observer.validating(member.id)
     learner, weights = model_of(setup, state, member)
-    used = anchors if learner.architecture.calibration else None
-    return validate(learner, weights, used, member, setup.federation.task, setup.config.evaluation)
-
-
-def _write_training(metrics: Metrics, number: int, member: str, trained: Trained) -> None:
-    metrics.write(number, member, "train", loss=trained.loss, seconds=trained.seconds, steps=trained.steps)
-
-
-def _write_personal(metrics: Metrics, number: int, member: FederationMember, state: SiteState, rules: Rules) -> None:
-    if rules.method.decoder != "partial":
-        return
-    layers = personal_fractions(state, rules, member.modalities)
-    personal, slots = (sum(pair[i] for pair in layers.values()) for i in (0, 1))
-    shares = {layer: own / everything for layer, (own, everything) in layers.items()}
-    metrics.write(number, member.id, "personal", total=personal / slots, layers=shares)
-
-
-def _write_aggregate(metrics: Metrics, number: int, opened: Opened) -> None:
-    if not opened.sites:
-        return
-    slots = sum(len(segment.contributed) for segment in opened.segments.values())
-    is_open = sum(int(segment.contributed.sum()) for segment in opened.segments.values())
-    share = is_open / slots if slots else 1.0
-    metrics.write(number, "federation", "aggregate", open=share, contributors=len(opened.sites))
+    return validate_member(
+        learner,
+        weights,
+        anchors,
+        member=member,
+        plan=setup.lead.spec.plan,
+        known=state.best.get(member.id),
+        round_number=state.server.round_number,
+    )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from fedmepd.anchors import Anchors, PrototypeTable, concatenate, prototypes
@@ -221,7 +221,7 @@ class Learner:
 def backward(
     network: Network,
     images: Float[Tensor, "batch given d h w"],
-    label: Int[Tensor, "batch d h w"],
+    label: Integer[Tensor, "batch d h w"],
     *,
     anchors: Anchors | None,
     given: tuple[str, ...],

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from fedmepd.anchors import Anchors
 from fedmepd.cohorts import PreparedCase
-from fedmepd.config import Evaluation
 from fedmepd.errors import CohortError
 from fedmepd.federation import FederationMember
 from fedmepd.inference import predict_labels
 from fedmepd.scores import dice_per_region
+from fedmepd.sections import Evaluation
 from fedmepd.task import Task
 from fedmepd.training import Learner
 

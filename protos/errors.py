@@ -1,13 +1,19 @@
-"""The exception tree of the protocol: what a message of a remote party can be refused for."""
+"""The exception tree of `protos`: what the other end sent, or speaks, is not the protocol.
+
+All of these are faults of the remote party, so they can be answered with a status and need no stack trace. Misuse by
+the program itself (an object that no message can hold) is an ordinary `ValueError` or `TypeError`.
+"""
 
 from __future__ import annotations
 
+_SAME_RELEASE = "run the same release of fedmepd at both ends"
+
 
 class ProtocolError(Exception):
-    """A remote party does not keep to the protocol.
+    """A message or a program at the other end that cannot be dealt with.
 
     Args:
-        problem: What is wrong, naming the field; no full stop at the end.
+        problem: What is wrong, naming the field or version; no full stop at the end.
         remedy: What to do about it; no full stop at the end.
     """
 
@@ -22,8 +28,18 @@ class ProtocolError(Exception):
 
 
 class MalformedMessageError(ProtocolError):
-    """A field is missing, out of range, too long or of the wrong form."""
+    """A message breaks a clause of PROTOCOL.md.
+
+    Args:
+        field: Path of the field, such as `Train.segments[2].artefact.sha256`.
+        fault: What is wrong with it, such as `31 bytes, wanted 32`; quotes little and never a secret.
+    """
+
+    def __init__(self, field: str, fault: str) -> None:
+        super().__init__(f"{field}: {fault}", remedy=_SAME_RELEASE)
+        self.field = field
+        self.fault = fault
 
 
 class VersionError(ProtocolError):
-    """The two ends speak no common protocol version."""
+    """The two ends have no version of the protocol in common; the remedy says what to install."""

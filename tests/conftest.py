@@ -16,10 +16,8 @@ NOT_CHECKED = {
     "cli",  # typer reads the signatures of commands itself
     "fusion",  # takes its calibrator by a protocol that cannot be checked at run time
     "phantom",  # its tests pass kinds that do not exist, to see them refused by the function itself
-    "report",  # annotates cluster numbers as floats; they are integers
     "scores",  # its tests pass segmentations of different shapes, to see them refused likewise
     "simulate",  # takes its observer by a protocol that cannot be checked at run time
-    "training",  # annotates labels as signed integers; they are bytes
 }
 # An int is welcome where a float is asked for, as in PEP 484.
 BEARTYPE = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"

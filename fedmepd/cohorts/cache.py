@@ -7,12 +7,9 @@ its size; the folder may be deleted at any time.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import time
-import uuid
 import zlib
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
+from fedmepd.durable import write_bytes
 from fedmepd.errors import CohortError, RunError
 
 _SETTLED_NS = 2_000_000_000
@@ -111,14 +109,9 @@ def _read_note(note: Path, stamp: dict[str, Any]) -> str | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)  # noqa: PTH105  the atomic rename is the point
+        write_bytes(path, content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise RunError(  # no fault of the case: it must not be skipped for it
             f"cache {path} cannot be written ({error.strerror})", remedy="free space or name another cache folder"
         ) from error

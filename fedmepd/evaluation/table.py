@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedmepd.durable import write_text
 from fedmepd.errors import RunError
 
 _COLUMNS = ("member", "case", "region", "dice", "hd95")
@@ -127,11 +128,7 @@ def _check_complete(path: Path, scores: Sequence[CaseScore]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    # written aside and renamed, so that an interruption never leaves half a table
-    aside = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+        write_text(path, text)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror})", remedy="choose a writable place") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from markupsafe import Markup
 
 from fedmepd.report import svg
@@ -116,7 +116,7 @@ def _fit(flat: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
 
 
 def _class_group(
-    index: int, name: str, places: Float[np.ndarray, "k 2"], clusters: Float[np.ndarray, " k"]
+    index: int, name: str, places: Float[np.ndarray, "k 2"], clusters: Integer[np.ndarray, " k"]
 ) -> tuple[Markup, Markup]:
     """Return spokes and points of a class, and its name, which is drawn above everything else."""
     x, y = (float(v) for v in places.mean(axis=0))

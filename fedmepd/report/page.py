@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fedmepd import __version__
+from fedmepd.durable import write_text
 from fedmepd.errors import RunError
 from fedmepd.report import facts, svg
 from fedmepd.report.anchors import anchor_maps
@@ -43,11 +44,8 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     """
     target = out or run / "report.html"
     text = render(read_run(run))
-    aside = target.with_name(f".{target.name}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(target)
+        write_text(target, text)
     except OSError as error:
         raise RunError(
             f"{target}: cannot be written ({error.strerror})", remedy="name another file with --out"

@@ -152,7 +152,7 @@ def test_a_full_disk_and_an_interrupt_say_how_to_go_on(federation, tmp_path, mon
     def fail(*_arguments, **_options):
         raise error
 
-    monkeypatch.setattr("fedmepd.checkpoints.os.fsync", fail)
+    monkeypatch.setattr("fedmepd.durable.os.fsync", fail)
     assert run("simulate", federation, "--out", tmp_path / "stopped", "-q") == code
     said = capsys.readouterr().err
     assert words in said

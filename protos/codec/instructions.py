@@ -1,0 +1,147 @@
+"""Instructions: what a site is to do now (PROTOCOL 4)."""
+
+from __future__ import annotations
+
+from protos.codec.checks import (
+    HASH_BYTES,
+    MAX_ROSTER,
+    MAX_SEGMENTS,
+    chosen,
+    clean_text,
+    counted,
+    distinct,
+    exactly,
+    increasing,
+    integer,
+    name,
+    present,
+    quantity,
+    segment_name,
+    text,
+)
+from protos.codec.rounds import decode_round_of, encode_round
+from protos.codec.transfers import decode_artefact, encode_artefact
+from protos.terms import ArtefactRef, BroadcastSegment, Finish, Instruction, Submit, Task, Train, Wait
+from protos.v1 import common_pb2 as common
+from protos.v1 import federation_pb2 as federation
+
+
+def encode_instruction(instruction: Instruction) -> federation.Instruction:
+    """Return the message of an instruction; its words are cut and cleaned where they must be."""
+    message = federation.Instruction(
+        revision=instruction.revision,
+        round=None if instruction.round is None else encode_round(instruction.round),
+        run_spec=_maybe(instruction.run_spec),
+        seconds_left=instruction.seconds_left,
+    )
+    match instruction.task:
+        case Wait(reason=reason):
+            message.wait.CopyFrom(federation.Wait(reason=clean_text(reason)))
+        case Train() as train:
+            message.train.CopyFrom(encode_train(train))
+        case Submit(roster=roster, context=context):
+            message.submit.CopyFrom(federation.Submit(roster=roster, context=bytes.fromhex(context)))
+        case Finish() as finish:
+            message.finish.CopyFrom(_encode_finish(finish))
+    return message
+
+
+def decode_instruction(message: federation.Instruction) -> Instruction:
+    """Return an instruction.
+
+    Raises:
+        MalformedMessageError: Naming the field.
+    """
+    task = _decode_task(message)
+    if not isinstance(task, Wait):
+        present(message, "round", "Instruction")
+        present(message, "run_spec", "Instruction")
+    return Instruction(
+        revision=integer(message.revision, "Instruction.revision", least=1),
+        round=decode_round_of(message) if message.HasField("round") else None,
+        run_spec=_maybe_ref(message, "run_spec", "Instruction"),
+        seconds_left=quantity(message.seconds_left, "Instruction.seconds_left"),
+        task=task,
+    )
+
+
+def encode_train(train: Train) -> federation.Train:
+    """Return the message of a broadcast."""
+    return federation.Train(
+        segments=[
+            federation.BroadcastSegment(
+                name=segment.name, artefact=encode_artefact(segment.artefact), owners=segment.owners
+            )
+            for segment in train.segments
+        ],
+        anchors=_maybe(train.anchors),
+        start=_maybe(train.start),
+        samples=train.samples,
+    )
+
+
+def decode_train(message: federation.Train, where: str = "Train") -> Train:
+    """Return a broadcast.
+
+    Raises:
+        MalformedMessageError: Naming the field.
+    """
+    counted(message.segments, f"{where}.segments", most=MAX_SEGMENTS)
+    segments = tuple(_decode_segment(part, f"{where}.segments[{i}]") for i, part in enumerate(message.segments))
+    distinct([segment.name for segment in segments], f"{where}.segments")
+    return Train(
+        segments=segments,
+        anchors=_maybe_ref(message, "anchors", where),
+        start=_maybe_ref(message, "start", where),
+        samples=quantity(message.samples, f"{where}.samples"),
+    )
+
+
+def _decode_task(message: federation.Instruction) -> Task:
+    kind = chosen(message, "task", "Instruction")
+    if kind == "wait":
+        return Wait(reason=text(message.wait.reason, "Wait.reason"))
+    if kind == "train":
+        return decode_train(message.train)
+    if kind == "submit":
+        return _decode_submit(message.submit)
+    return _decode_finish(message.finish)
+
+
+def _decode_segment(message: federation.BroadcastSegment, where: str) -> BroadcastSegment:
+    present(message, "artefact", where)
+    return BroadcastSegment(
+        name=segment_name(message.name, f"{where}.name"),
+        artefact=decode_artefact(message.artefact, f"{where}.artefact"),
+        owners=integer(message.owners, f"{where}.owners", most=MAX_ROSTER),
+    )
+
+
+def _decode_submit(message: federation.Submit) -> Submit:
+    counted(message.roster, "Submit.roster", least=1, most=MAX_ROSTER)
+    roster = tuple(name(site, f"Submit.roster[{index}]") for index, site in enumerate(message.roster))
+    increasing(roster, "Submit.roster")
+    return Submit(roster=roster, context=exactly(message.context, "Submit.context", HASH_BYTES).hex())
+
+
+def _encode_finish(finish: Finish) -> federation.Finish:
+    last = None if finish.last is None else encode_train(finish.last)
+    return federation.Finish(completed=finish.completed, reason=clean_text(finish.reason), last=last)
+
+
+def _decode_finish(message: federation.Finish) -> Finish:
+    return Finish(
+        completed=message.completed,
+        reason=text(message.reason, "Finish.reason"),
+        last=decode_train(message.last, "Finish.last") if message.HasField("last") else None,
+    )
+
+
+def _maybe(ref: ArtefactRef | None) -> common.Artefact | None:
+    return None if ref is None else encode_artefact(ref)
+
+
+def _maybe_ref(message: federation.Instruction | federation.Train, field: str, where: str) -> ArtefactRef | None:
+    if not message.HasField(field):  # type: ignore[arg-type]  the stubs list the names per message
+        return None
+    return decode_artefact(getattr(message, field), f"{where}.{field}")
