@@ -25,8 +25,8 @@ $(INSTALLED): requirements/lock.txt requirements/torch.txt pyproject.toml
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/.installed-* && touch $@
 
-demo: $(INSTALLED) ## train a federation of phantom hospitals and write a report
-	@$(BIN)/fedmepd demo --out $(DEMO)
+demo: $(INSTALLED) ## train a federation of phantom hospitals, write a report (IN_PROCESS=1: simulated)
+	@$(BIN)/fedmepd demo --out $(DEMO) $(if $(IN_PROCESS),--in-process)
 
 test: $(INSTALLED) ## the default test suite
 	@$(RUN) -m pytest

@@ -36,7 +36,7 @@ def check_manifest(manifest: VectorManifest, layout: Layout, own: Sequence[str],
     for announced, segment in zip(manifest.segments, wanted, strict=True):
         if announced.values != vector_length(segment):
             raise RefusedError(
-                f"manifest: segment {segment.name!r} has {announced.values} values, the layout wants {vector_length(segment)}"
+                f"manifest: segment {segment.name!r} has {announced.values} values, not {vector_length(segment)}"
             )
     size = _WORD * sum(segment.values for segment in manifest.segments)
     if manifest.vector.size != size:

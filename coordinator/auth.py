@@ -1,7 +1,7 @@
 """Who calls, and whether they may: the certificate's identity, its revocation, and the table of roles.
 
-The TLS layer has already verified the chain up to the consortium's root. Here the serial is checked on every call and on
-every message of a stream, so that a revocation cuts connections that live on. The table is total: a method without
+The TLS layer has already verified the chain up to the consortium's root. Here the serial is checked on every call and
+on every message of a stream, so that a revocation cuts connections that live on. The table is total: a method without
 an entry is refused, and a test compares it with the services.
 """
 
@@ -56,7 +56,7 @@ def peer_of(context: aio.ServicerContext[Any, Any]) -> Peer:
     Raises:
         UnauthenticatedError: If there is no certificate, or it names nobody.
     """
-    pem = context.auth_context().get("x509_pem_cert", ())
+    pem = list(context.auth_context().get("x509_pem_cert", ()))
     if not pem:
         raise UnauthenticatedError("the call has no client certificate", remedy="enrol first")
     try:
@@ -89,7 +89,7 @@ class Guard(aio.ServerInterceptor):
     def __init__(self, consortium: str, is_revoked: Callable[[str], bool]) -> None:
         self._consortium, self._is_revoked = consortium, is_revoked
 
-    async def intercept_service(  # type: ignore[override]
+    async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,

@@ -1,14 +1,15 @@
-"""Summation in clear: the coordinator sees every site's integers and checks them. The adapter before secure aggregation.
+"""Summation in clear: the coordinator sees every site's integers and checks them.
 
-Inputs are read, checked and added a window at a time: memory holds the sum and one window, however many sites there are.
+Inputs are read, checked and added a window at a time: memory holds the sum and one window, however many sites there
+are. Secure aggregation will be another adapter of the same port.
 The sums are those of `fedmepd.aggregation.Accumulator`; a test compares the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +65,7 @@ def _check_length(layout: Layout, found: Input) -> None:
         raise UnfitInputError(found.site, f"it has {size} bytes, the layout wants {wanted}")
 
 
-def _add(segment: Segment, formats: Quantisation, file: BinaryIO, total: npt.NDArray[np.uint32], site: str) -> None:
+def _add(segment: Segment, formats: Quantisation, file: FileIO, total: npt.NDArray[np.uint32], site: str) -> None:
     """Add one segment of one input."""
     window = np.empty(_WINDOW, "<u4")
     for start, stop, form in _windows(segment, formats):

@@ -1,4 +1,4 @@
-"""What the coordinator does for a site that calls: instructions, reports, uploads and downloads, in the protocol's terms.
+"""What the coordinator does for a site that calls: instructions, reports, uploads and downloads.
 
 Nothing here knows gRPC. A site sees only what its own instruction names: other artefacts do not exist for it.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 
 from coordinator import events as ev
 from coordinator.admission import check_manifest
@@ -160,11 +161,32 @@ class SiteDesk:
         return ref.size
 
     async def _receive(self, site: str, ref: ArtefactRef, chunks: AsyncIterator[tuple[int, bytes]]) -> int:
-        """Write chunks to the spool; a cut link keeps what came."""
-        raise NotImplementedError
+        """Write chunks to the spool and return what is there; a cut link keeps what came."""
+        first = await anext(chunks, None)
+        if first is None:
+            return await asyncio.to_thread(self._spool.offset, site, ref)
+        writer = await asyncio.to_thread(self._spool.writer, site, ref, first[0])
+        reached = first[0]
+        try:
+            offset, data = first
+            while True:
+                await asyncio.to_thread(writer.write, offset, data)
+                reached = offset + len(data)
+                self._driver.saw(site, progress=True)
+                following = await anext(chunks, None)
+                if following is None:
+                    return reached
+                offset, data = following
+        finally:
+            await asyncio.to_thread(writer.close)
 
-    def _keep(self, site: str, ref: ArtefactRef, path: object) -> None:
-        raise NotImplementedError
+    def _keep(self, site: str, ref: ArtefactRef, path: Path) -> None:
+        """Give a whole upload to the blob store and note it."""
+        self._blobs.put_file(path, ref)
+        current = self._driver.state
+        if current is not None and current.round is not None:
+            with self._store.transaction() as transaction:
+                transaction.put_input(current.round.id, site, ref)
 
     def _is_whole(self, site: str, ref: ArtefactRef) -> bool:
         state = self._driver.state

@@ -8,6 +8,7 @@ those again that the stored state is waiting for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -166,10 +167,8 @@ class Driver:
     async def changed(self, after: int, timeout_s: float) -> int:
         """Wait until the version counter is beyond `after`; return it, or what it is after the timeout."""
         if self._version <= after:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), timeout_s)
-            except TimeoutError:
-                pass
         return self._version
 
     @property

@@ -1,4 +1,4 @@
-"""What can happen to a run, and what the run then wants done. Both are plain data; the driver connects them to the world.
+"""What can happen to a run, and what the run then wants done: plain data, which the driver connects to the world.
 
 Events of sites are statements of a remote party: where they do not fit, the site is told so and nothing changes.
 Events of our own that do not fit are programming faults (`TransitionError`).

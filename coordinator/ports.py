@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 from coordinator.events import TrainLead
 from coordinator.records import AuditRow, LastReport, MemberRow, ModelRow, RoundRow, RunRow, TokenRow
+from coordinator.state import RunState
 from fedmepd.aggregation import Quantisation
 from fedmepd.layout import Layout
-from protos.terms import ArtefactRef, RoundId
+from protos.terms import Activity, ArtefactRef, RoundId
 
 
 class Transaction(Protocol):
@@ -211,3 +212,40 @@ class Lead(Protocol):
 
     def activity(self) -> tuple[str, int, int]:
         """Return what it is doing, steps done and steps in all."""
+
+
+class RunControl(Protocol):
+    """What operators do with runs and see of them. Called in the event loop, `state` of an older run apart."""
+
+    async def start(self, configuration_toml: str, *, actor: str) -> str:
+        """Start a run of all admitted sites and return its id.
+
+        Raises:
+            ConfigError: If the configuration is wrong.
+            ConflictError: If another run is going on, or no site may take part.
+        """
+
+    async def control(
+        self, run: str, action: Literal["pause", "resume", "abort"], *, reason: str, actor: str
+    ) -> RunState:
+        """Pause, resume or abort a run and return its state.
+
+        Raises:
+            NotFoundError: If there is no such run.
+            ConflictError: If it is over.
+        """
+
+    async def revoked(self, site: str, reason: str) -> None:
+        """Take a site that was revoked out of the round."""
+
+    def state(self, run: str | None) -> RunState:
+        """Return a run's state, the latest if none is named; NotFoundError. May read the database."""
+
+    def site_activity(self, site: str) -> tuple[Activity | None, float]:
+        """Return what a site is doing and when it last said something; 0 for never."""
+
+    def lead_activity(self) -> tuple[str, int, int]:
+        """Return what the lead is doing, steps done and steps in all."""
+
+    async def changed(self, after: int, timeout_s: float) -> int:
+        """Wait until a counter of what happened is beyond `after`, or for so long; return the counter."""

@@ -135,11 +135,12 @@ class Runs:
         state = self.state(run)
         if state.status.terminal:
             raise ConflictError(f"run {state.run} is {state.status.value}")
-        event: ev.Event = {
+        events: dict[Action, ev.Event] = {
             "pause": ev.Paused(),
             "resume": ev.Resumed(),
             "abort": ev.Aborted(reason=reason or "aborted by an operator"),
-        }[action]
+        }
+        event = events[action]
         await self.driver.tell(event)
         await self._audit(actor, f"run.{action}", state.run, {"reason": reason})
         return self.state(state.run)

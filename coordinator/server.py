@@ -175,7 +175,9 @@ async def _renew(made: Coordinator, config: Config, passphrase: bytes | None, cl
         now = datetime.fromtimestamp(clock(), UTC)
         facts = made.credentials.loaded.facts
         if now >= facts.renew_after:
-            request = await asyncio.to_thread(folder.request_certificate, passphrase=passphrase, dns_names=facts.dns_names)
+            request = await asyncio.to_thread(
+                folder.request_certificate, passphrase=passphrase, dns_names=facts.dns_names
+            )
             chain = await asyncio.to_thread(made.registry.renew_own, request)
             await asyncio.to_thread(folder.install_certificate, chain, now=now)
             made.credentials.reload()

@@ -13,7 +13,7 @@ from coordinator.desk import SiteDesk, body_hash
 from coordinator.errors import RefusedError
 from fedmepd import __version__
 from protos import codec
-from protos.terms import PROTOCOL, ArtefactRef
+from protos.terms import ArtefactRef
 from protos.v1 import common_pb2 as common
 from protos.v1 import federation_pb2 as messages
 from protos.v1.federation_pb2_grpc import FederationServicer
@@ -48,10 +48,7 @@ class Federation(FederationServicer):
 
     async def Hello(self, request: common.HelloRequest, context: Context) -> common.HelloReply:  # noqa: N802  the schema's
         """Agree on a version."""
-        codec.negotiate(request.oldest_protocol, request.newest_protocol)
-        return common.HelloReply(
-            protocol=PROTOCOL, software=SOFTWARE, consortium=self._consortium, clock=self._clock()
-        )
+        return greet(request, self._consortium, self._clock())
 
     async def Renew(self, request: common.RenewRequest, context: Context) -> common.RenewReply:  # noqa: N802
         """Certify a new key of the caller."""
@@ -82,7 +79,7 @@ class Federation(FederationServicer):
         self, request: messages.UploadOffsetRequest, context: Context
     ) -> messages.UploadOffsetReply:
         """Say how much of an upload is durable."""
-        ref = codec.decode_artefact(request.artefact, "UploadOffsetRequest.artefact")
+        ref = codec.decode_upload_offset_request(request)
         return messages.UploadOffsetReply(offset=await self._desk.upload_offset(caller(context).id, ref))
 
     async def Upload(  # noqa: N802
@@ -90,23 +87,32 @@ class Federation(FederationServicer):
     ) -> messages.UploadReply:
         """Take an upload."""
         first = await anext(request_iterator, None)
-        if first is None or first.WhichOneof("message") != "start":
+        if first is None:
             raise RefusedError("an upload begins with the artefact that it brings")
-        ref = codec.decode_artefact(first.start, "UploadMessage.start")
+        ref = codec.decode_upload_start(first)
         chunks = _chunks(request_iterator, ref)
         return messages.UploadReply(offset=await self._desk.upload(caller(context).id, ref, chunks))
 
     async def Download(self, request: common.DownloadRequest, context: Context) -> AsyncIterator[common.Chunk]:  # noqa: N802
         """Send an artefact."""
-        ref = codec.decode_artefact(request.artefact, "DownloadRequest.artefact")
-        async for offset, data in self._desk.download(caller(context).id, ref, request.offset):
-            yield common.Chunk(offset=offset, data=data)
+        ref, begin = codec.decode_download_request(request)
+        async for offset, data in self._desk.download(caller(context).id, ref, begin):
+            yield codec.encode_chunk(offset, data)
 
 
 async def _chunks(
     received: AsyncIterator[messages.UploadMessage], ref: ArtefactRef
 ) -> AsyncIterator[tuple[int, bytes]]:
     async for message in received:
-        if message.WhichOneof("message") != "chunk":
-            raise RefusedError("after its beginning an upload consists of chunks")
-        yield codec.decode_chunk(message.chunk, ref)
+        yield codec.decode_upload_chunk(message, ref)
+
+
+def greet(request: common.HelloRequest, consortium: str, clock: float) -> common.HelloReply:
+    """Agree on a version and say who this is.
+
+    Raises:
+        VersionError: If there is no common version; it says what to install.
+    """
+    hello = codec.decode_hello(request)
+    version = codec.negotiate(hello.oldest, hello.newest, caller=hello.software or "agent")
+    return common.HelloReply(protocol=version, software=SOFTWARE, consortium=consortium, clock=clock)

@@ -49,10 +49,10 @@ class ServerCredentials:
         """Take up a renewed certificate; new connections get it."""
         self.loaded = self._folder.load(self._passphrase)
 
-    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
+    def _fetch(self) -> grpc.ServerCertificateConfiguration:
         """Return a new configuration if there is one; gRPC asks at each handshake."""
         if self.loaded.facts.serial == self._offered:
-            return None
+            return None  # type: ignore[return-value]  # gRPC's word for: as before
         self._offered = self.loaded.facts.serial
         return _configuration(self.loaded)
 

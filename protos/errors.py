@@ -6,8 +6,6 @@ the program itself (an object that no message can hold) is an ordinary `ValueErr
 
 from __future__ import annotations
 
-_SAME_RELEASE = "run the same release of fedmepd at both ends"
-
 
 class ProtocolError(Exception):
     """A message or a program at the other end that cannot be dealt with.
@@ -28,17 +26,10 @@ class ProtocolError(Exception):
 
 
 class MalformedMessageError(ProtocolError):
-    """A message breaks a clause of PROTOCOL.md.
+    """A message breaks a clause of PROTOCOL.md; the problem begins with the path of the field.
 
-    Args:
-        field: Path of the field, such as `Train.segments[2].artefact.sha256`.
-        fault: What is wrong with it, such as `31 bytes, wanted 32`; quotes little and never a secret.
+    Such as `Train.segments[2].artefact.sha256: 31 bytes, wanted 32`. It quotes little, and never a secret.
     """
-
-    def __init__(self, field: str, fault: str) -> None:
-        super().__init__(f"{field}: {fault}", remedy=_SAME_RELEASE)
-        self.field = field
-        self.fault = fault
 
 
 class VersionError(ProtocolError):

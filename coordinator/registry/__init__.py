@@ -1,7 +1,7 @@
 """Who belongs to the federation: tokens, enrolment, certificates, revocation and the signed list of members.
 
-Synchronous; call it off the event loop, `is_revoked`, `admitted_sites` and `membership` apart, which answer from memory.
-Every change and every refusal is in the audit log. The private keys of the consortium are never here: the issuer's is.
+Synchronous, for calls off the event loop; `is_revoked`, `admitted_sites` and `membership` answer from memory. Every
+change and every refusal is in the audit log. The consortium's private keys are never here: only the issuer's is.
 
 Source: security.md, section 1; security/SPEC.md, 4 to 7.
 """
@@ -136,8 +136,7 @@ class Registry:
             CertificateError: If a proof is wrong.
             RefusedError, ConflictError: If the modalities or the identity key cannot be those of this party.
         """
-        named = next((row for row in self.tokens() if row.token_id == attempt.token_id), None)
-        subject = "unknown" if named is None else self._office.identity(Role(named.role), named.member_id).uri
+        subject = enrolling.subject_of(self._office, attempt.token_id)
         details = {"token": attempt.token_id[:16], "peer": peer}
         with self._office.work(
             "newcomer", "member.enrolled", subject, details=details, may_record_refusal=self._strangers.allows

@@ -71,7 +71,7 @@ def enrol(office: Office, attempt: Attempt, work: Work) -> bytes | Awaiting:
     _refuse_shared_key(work.transaction, row, key)
     if row.approval:
         work.transaction.put_token(replace(row, state=TokenState.AWAITING, request=asked))
-        work.details["awaits"] = "approval"
+        work.action = "member.awaiting"
         return Awaiting()
     _, chain = _admit(office, work, replace(row, request=asked))
     return chain
@@ -79,8 +79,7 @@ def enrol(office: Office, attempt: Attempt, work: Work) -> bytes | Awaiting:
 
 def approve(office: Office, token_id: str, *, actor: str) -> MemberRow:
     """Certify who waits; see `Registry.approve`."""
-    row = _token_or_none(office, token_id)
-    subject = token_id if row is None else office.identity(Role(row.role), row.member_id).uri
+    subject = subject_of(office, token_id)
     with office.work(actor, "member.enrolled", subject, details={"token": token_id}) as work:
         row = work.transaction.token(token_id)
         if row.state is not TokenState.AWAITING or row.request is None:
@@ -90,6 +89,16 @@ def approve(office: Office, token_id: str, *, actor: str) -> MemberRow:
     return member
 
 
+def subject_of(office: Office, token_id: str) -> str:
+    """Return whom a token is for, as far as there is such a token."""
+    try:
+        with office.read() as transaction:
+            row = transaction.token(token_id)
+    except NotFoundError:
+        return "unknown"
+    return office.identity(Role(row.role), row.member_id).uri
+
+
 def _known(transaction: Transaction, attempt: Attempt) -> TokenRow:
     try:
         return transaction.token(attempt.token_id)
@@ -97,11 +106,6 @@ def _known(transaction: Transaction, attempt: Attempt) -> TokenRow:
         raise WrongTokenError(
             "the enrolment token is not known", remedy="ask the operator for a new token: fedmepd-admin tokens create"
         ) from None
-
-
-def _token_or_none(office: Office, token_id: str) -> TokenRow | None:
-    with office.read() as transaction:
-        return next((row for row in transaction.tokens() if row.token_id == token_id), None)
 
 
 def _is_repeated(row: TokenRow, attempt: Attempt) -> bool:

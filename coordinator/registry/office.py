@@ -33,11 +33,13 @@ class Work:
 
     Attributes:
         transaction: The database.
+        action: What is done.
         details: More about it; no secrets.
         recorded: Whether anything is recorded; a repeated request that changes nothing is not.
     """
 
     transaction: Transaction
+    action: str
     details: dict[str, str]
     recorded: bool = True
 
@@ -126,10 +128,10 @@ class Office:
         said = dict(details or {})
         try:
             with self._lock, self.store.transaction() as transaction:
-                work = Work(transaction=transaction, details=said)
+                work = Work(transaction=transaction, action=action, details=said)
                 yield work
                 if work.recorded:
-                    self._record(transaction, actor, action, subject, "accepted", said)
+                    self._record(transaction, actor, work.action, subject, "accepted", said)
                 standing = _standing(transaction)
             self.standing = standing
         except StorageError:

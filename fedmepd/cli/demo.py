@@ -18,13 +18,19 @@ from fedmepd.errors import RunError
 
 if TYPE_CHECKING:
     from fedmepd.config import Config
+    from fedmepd.runs import RunFolder
 
 _CASES = 12
 _SHAPE = (40, 48, 40)
+_FEDERATED = "fedmepd"
 _HELP = """Train a federation of six made-up hospitals and a server, compare it with training alone, write a report.
 
-Everything goes into --out: phantom patients (cohorts/), the run (run/) and the report (report.html). An interrupted
-demo goes on where it stopped; a finished one shows its results again. Takes a few minutes on two CPU cores.
+The federation is a real one: an authority, a coordinator and six site agents as processes of their own that speak
+mutually authenticated TLS on the loopback interface. --in-process simulates it in this process instead.
+
+Everything goes into --out: phantom patients (cohorts/), the federation's keys, databases and logs (federation/), the
+run (run/) and the report (report.html). An interrupted demo goes on where it stopped; a finished one shows its results
+again. Takes less than ten minutes on two CPU cores.
 """
 
 
@@ -36,6 +42,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the patients and of the run.")] = 0,
+    in_process: Annotated[bool, typer.Option("--in-process", help="Simulate the federation.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Run the command."""
@@ -44,20 +51,41 @@ def demo(
 
     run = RunFolder(out / "run")
     config = demo_configuration(out, seed)
-    again = f"fedmepd demo --out {out}"
+    again = f"fedmepd demo --out {out}{' --in-process' if in_process else ''}"
     with run.locked(), going_on(again):
         if not (run.path / "run.toml").is_file():
-            say(f"1/3  making {_CASES} patients for each of {len(config.members)} hospitals in {out / 'cohorts'}")
+            say(f"1/4  making {_CASES} patients for each of {len(config.members)} hospitals in {out / 'cohorts'}")
             make_patients(out / "cohorts", config, seed)
             run.create(config)
         elif dump_config(run.config()) != dump_config(config):
             raise RunError(f"{out} holds another demo", remedy=f"remove it (rm -r {out}), or choose another --out")
-        say(f"2/3  training {' and '.join(config.run.methods)}, {config.run.rounds} rounds each")
+        if not in_process and not (run.method(_FEDERATED) / "scores.csv").is_file():
+            federate(out / "federation", config, run)
+        here = [name for name in config.run.methods if not (run.method(name) / "scores.csv").is_file()]
+        say(f"3/4  training {' and '.join(here) or 'nothing more'} in this process, {config.run.rounds} rounds each")
         scores = execute(config, run, quiet=quiet)
-        say("3/3  writing the report")
+        say("4/4  writing the report")
         report = write_report(run.path, out / "report.html")
     print_summary(scores, seed=seed)
     typer.echo(_where(out, report, run.facts()))
+
+
+def federate(folder: Path, config: Config, run: RunFolder) -> None:
+    """Run the federated method in a federation of processes and put its results into the run folder."""
+    import shutil
+
+    from fedmepd.assembly import assemble_run
+    from fedmepd.cli.demo_federation import DemoFederation
+
+    federation = DemoFederation(folder, config)
+    say(f"2/4  a federation of {len(config.sites)} agents and a coordinator over mutual TLS; logs in {folder / 'logs'}")
+    federation.found()
+    with federation.running():
+        federation.enrol()
+        federation.train()
+    parts = [federation.results(member.id) for member in config.members]
+    assembled = assemble_run(parts, folder / "results")
+    shutil.copytree(assembled.method(_FEDERATED), run.method(_FEDERATED), dirs_exist_ok=True)
 
 
 def demo_configuration(out: Path, seed: int) -> Config:

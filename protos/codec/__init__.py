@@ -1,6 +1,6 @@
 """The total codec between messages and the terms of the protocol (PROTOCOL 2).
 
-Total: a decoder returns a sound object or raises `MalformedMessageError` naming the field (`VersionError` from greetings),
+Total: a decoder returns a sound object or raises `MalformedMessageError` naming the field (greetings: `VersionError`),
 whatever bytes came; and decode(encode(x)) == x. Encoders expect sound objects, and only cut and clean words for people,
 which may come from anywhere. Fields that a decoder does not know are ignored. Admin messages have no terms: there
 each end checks what it uses.
@@ -41,7 +41,7 @@ from protos.codec.reports import (
     encode_report_reply,
 )
 from protos.codec.rounds import (
-    Poll,
+    NextQuery,
     decode_activity,
     decode_next_request,
     decode_round,
@@ -72,7 +72,7 @@ __all__ = [
     "Enrolled",
     "Enrolment",
     "Hello",
-    "Poll",
+    "NextQuery",
     "Welcome",
     "decode_activity",
     "decode_artefact",

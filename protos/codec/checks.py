@@ -1,7 +1,7 @@
 """Checks of single fields, of which all decoders consist (PROTOCOL 2).
 
-Each takes a value and the path of its field, and returns the value or raises `MalformedMessageError`. Lengths and counts
-are checked first, so what a check costs is bounded, and so is what its error quotes.
+Each takes a value and the path of its field, and returns the value or raises `MalformedMessageError`. Lengths and
+counts are checked first, so what a check costs is bounded, and so is what its error quotes.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ SEGMENT = re.compile(r"common|modality/[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LONGEST_SEGMENT = len("modality/") + 63
 _UNFIT = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, invisible formats, lone surrogates, line breaks
 _QUOTED = 40
+_REMEDY = "run the same release of fedmepd at both ends"
 
 
 def refuse(where: str, fault: str) -> NoReturn:
     """Raise the error of a field."""
-    raise MalformedMessageError(where, fault)
+    raise MalformedMessageError(f"{where}: {fault}", remedy=_REMEDY)
 
 
 def quoted(value: str) -> str:
@@ -133,7 +134,7 @@ def text(value: str, where: str, *, most: int = MAX_TEXT) -> str:
         refuse(where, f"{len(value)} characters, wanted at most {most}")
     for index, character in enumerate(value):
         if _is_unfit(character):
-            refuse(where, f"character {index} is {ascii(character)}, which is not for reading")
+            refuse(where, f"character {index} is {character!a}, which is not for reading")
     return value
 
 

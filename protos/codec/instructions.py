@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from google.protobuf.message import Message
+
 from protos.codec.checks import (
     HASH_BYTES,
     MAX_ROSTER,
@@ -141,7 +143,5 @@ def _maybe(ref: ArtefactRef | None) -> common.Artefact | None:
     return None if ref is None else encode_artefact(ref)
 
 
-def _maybe_ref(message: federation.Instruction | federation.Train, field: str, where: str) -> ArtefactRef | None:
-    if not message.HasField(field):  # type: ignore[arg-type]  the stubs list the names per message
-        return None
-    return decode_artefact(getattr(message, field), f"{where}.{field}")
+def _maybe_ref(message: Message, field: str, where: str) -> ArtefactRef | None:
+    return decode_artefact(getattr(message, field), f"{where}.{field}") if message.HasField(field) else None

@@ -99,7 +99,7 @@ def encode_manifest(manifest: VectorManifest) -> federation.VectorManifest:
 
 
 def decode_manifest(message: federation.VectorManifest, where: str = "VectorManifest") -> VectorManifest:
-    """Return what a site announces; whether it suits the layout is the coordinator's to check (PROTOCOL 5.4).
+    """Return what a site announces; whether it suits the layout is the coordinator's to check (PROTOCOL 5.5).
 
     Raises:
         MalformedMessageError: Naming the field.

@@ -13,7 +13,7 @@ _ACTIVITIES = frozenset(int(kind) for kind in ActivityKind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Poll:
+class NextQuery:
     """A site's question for its instruction; also its heartbeat.
 
     Attributes:
@@ -71,20 +71,20 @@ def decode_activity(message: federation.Activity, where: str = "Activity") -> Ac
     )
 
 
-def encode_next_request(poll: Poll) -> federation.NextRequest:
+def encode_next_request(query: NextQuery) -> federation.NextRequest:
     """Return the message that asks for a site's instruction."""
-    activity = None if poll.activity is None else encode_activity(poll.activity)
-    return federation.NextRequest(known_revision=poll.known_revision, wait_s=poll.wait_s, activity=activity)
+    activity = None if query.activity is None else encode_activity(query.activity)
+    return federation.NextRequest(known_revision=query.known_revision, wait_s=query.wait_s, activity=activity)
 
 
-def decode_next_request(message: federation.NextRequest) -> Poll:
+def decode_next_request(message: federation.NextRequest) -> NextQuery:
     """Return a site's question.
 
     Raises:
         MalformedMessageError: Naming the field.
     """
     has_activity = message.HasField("activity")
-    return Poll(
+    return NextQuery(
         known_revision=integer(message.known_revision, "NextRequest.known_revision", most=MAX_COUNT),
         wait_s=quantity(message.wait_s, "NextRequest.wait_s", most=MAX_WAIT_S),
         activity=decode_activity(message.activity, "NextRequest.activity") if has_activity else None,

@@ -38,7 +38,7 @@ def manifest(site: str, version: str = "1") -> VectorManifest:
 class Scene:
     """A run, a clock, and everything that the run has asked for."""
 
-    state: RunState = field(default_factory=lambda: fresh())
+    state: RunState = field(default_factory=lambda: fresh(2))
     now: float = 1000.0
     effects: list[ev.Effect] = field(default_factory=list)
     last: Outcome | None = None

@@ -1,0 +1,155 @@
+"""The part of the Admin service about runs, rounds and models: what goes on from memory, the rest from the store."""
+
+# ruff: noqa: ARG002, N802  methods and their arguments are the schema's
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Literal
+
+from coordinator.admin_members import LONGEST_REASON, Context
+from coordinator.auth import caller
+from coordinator.errors import CorruptedError, NotFoundError, RefusedError
+from coordinator.ports import BlobStore, RunControl, Store
+from coordinator.records import ModelRow, RoundRow, RunRow
+from coordinator.state import RunState, load_round, load_run
+from coordinator.views import LeadActivity, Seen, model_view, round_view, run_view
+from protos.terms import CHUNK_BYTES
+from protos.v1 import admin_pb2 as messages
+from protos.v1 import common_pb2 as common
+from protos.v1.admin_pb2_grpc import AdminServicer
+
+WATCH_INTERVAL_S = 0.2
+_WATCH_TIMEOUT_S = 5.0
+_MOST_TOML = 1 << 18
+_ACTIONS: dict[int, Literal["pause", "resume", "abort"]] = {
+    messages.ControlRunRequest.ACTION_PAUSE: "pause",
+    messages.ControlRunRequest.ACTION_RESUME: "resume",
+    messages.ControlRunRequest.ACTION_ABORT: "abort",
+}
+
+
+class RunCalls(AdminServicer):
+    """Calls about runs, rounds and models; see `coordinator.admin.Admin`."""
+
+    _runs: RunControl
+    _store: Store
+    _blobs: BlobStore
+
+    async def StartRun(self, request: messages.StartRunRequest, context: Context) -> messages.StartRunReply:
+        """Start a run of all admitted sites."""
+        if len(request.configuration_toml) > _MOST_TOML:
+            raise RefusedError(f"the configuration is larger than {_MOST_TOML} characters")
+        run = await self._runs.start(request.configuration_toml, actor=caller(context).uri)
+        return messages.StartRunReply(run=run)
+
+    async def ControlRun(self, request: messages.ControlRunRequest, context: Context) -> messages.ControlRunReply:
+        """Pause, resume or abort a run."""
+        action = _ACTIONS.get(request.action)
+        if action is None:
+            raise RefusedError("the request names no action", remedy="actions are pause, resume and abort")
+        reason = request.reason[:LONGEST_REASON]
+        state = await self._runs.control(request.run, action, reason=reason, actor=caller(context).uri)
+        row = await asyncio.to_thread(self._run_row, state.run)
+        return messages.ControlRunReply(view=self._live(row, state))
+
+    async def ListRuns(self, request: messages.ListRunsRequest, context: Context) -> messages.ListRunsReply:
+        """Return all runs, oldest first."""
+        rows = await asyncio.to_thread(self._run_rows)
+        views = await asyncio.to_thread(lambda: [run_view(row, load_run(row.state), None, None) for row in rows])
+        return messages.ListRunsReply(runs=views)
+
+    async def WatchRun(self, request: messages.WatchRunRequest, context: Context) -> AsyncIterator[messages.RunView]:
+        """Send a run's view whenever it changes, at most five times a second, until the run is over."""
+        run = (await asyncio.to_thread(self._runs.state, request.run or None)).run
+        version, last = 0, None
+        while True:
+            state = await asyncio.to_thread(self._runs.state, run)
+            row = await asyncio.to_thread(self._run_row, run)
+            view = self._live(row, state)
+            if view != last:
+                yield view
+                last = view
+            if state.status.terminal:
+                return
+            version = await self._runs.changed(version, _WATCH_TIMEOUT_S)
+            await asyncio.sleep(WATCH_INTERVAL_S)
+
+    async def ListRounds(self, request: messages.ListRoundsRequest, context: Context) -> messages.ListRoundsReply:
+        """Return a run's rounds with all their attempts."""
+        run = request.run or (await asyncio.to_thread(self._runs.state, None)).run
+        rows = await asyncio.to_thread(self._round_rows, run)
+        return messages.ListRoundsReply(rounds=[round_view(load_round(row.detail), row, None) for row in rows])
+
+    async def ListModels(self, request: messages.ListModelsRequest, context: Context) -> messages.ListModelsReply:
+        """Return the versions of the model of one run, or of all."""
+        rows = await asyncio.to_thread(self._model_rows, request.run or None)
+        return messages.ListModelsReply(models=[model_view(row) for row in rows])
+
+    async def DownloadModel(
+        self, request: messages.DownloadModelRequest, context: Context
+    ) -> AsyncIterator[common.Chunk]:
+        """Send a model from an offset on."""
+        rows = await asyncio.to_thread(self._model_rows, request.run or None)
+        wanted = _chosen(rows, request.run, request.round)
+        if request.offset > wanted.model.size:
+            raise RefusedError(f"offset {request.offset} is beyond the end, {wanted.model.size}")
+        offset, file = request.offset, await asyncio.to_thread(self._blobs.open, wanted.model)
+        try:
+            await asyncio.to_thread(file.seek, offset)
+            while offset < wanted.model.size:
+                data = await asyncio.to_thread(file.read, CHUNK_BYTES)
+                if not data:
+                    raise CorruptedError(f"the model of round {wanted.round_number} is shorter than it should be")
+                yield common.Chunk(offset=offset, data=data)
+                offset += len(data)
+        finally:
+            await asyncio.to_thread(file.close)
+
+    def _live(self, row: RunRow, state: RunState) -> messages.RunView:
+        """Return a run with what everybody is doing, unless it is over."""
+        if state.status.terminal:
+            return run_view(row, state, None, None)
+        seen: Seen = self._runs.site_activity
+        activity, done, total = self._runs.lead_activity()
+        return run_view(row, state, seen, LeadActivity(activity=activity, done=done, total=total))
+
+    def _run_rows(self) -> tuple[RunRow, ...]:
+        with self._store.transaction() as transaction:
+            return transaction.runs()
+
+    def _run_row(self, run: str) -> RunRow:
+        with self._store.transaction() as transaction:
+            return transaction.run(run)
+
+    def _round_rows(self, run: str) -> tuple[RoundRow, ...]:
+        with self._store.transaction() as transaction:
+            transaction.run(run)  # names a run that is not there
+            return transaction.rounds(run)
+
+    def _model_rows(self, run: str | None) -> tuple[ModelRow, ...]:
+        with self._store.transaction() as transaction:
+            return transaction.models(run)
+
+
+def _chosen(rows: tuple[ModelRow, ...], run: str, number: int) -> ModelRow:
+    """Return the model of a round, or the newest that is kept.
+
+    Raises:
+        NotFoundError: If there is none, or its file was removed by the run's policy.
+    """
+    found = [row for row in rows if row.round_number == number] if number else [row for row in rows if row.kept]
+    if not found:
+        what = f"round {number}" if number else "any round"
+        raise NotFoundError(
+            f"there is no model of {what} of run {run or '(any)'}",
+            remedy="fedmepd-admin models list says which there are",
+        )
+    newest = max(found, key=lambda row: (row.created, row.round_number))
+    if not newest.kept:
+        raise NotFoundError(
+            f"the file of the model of round {number} is no longer kept",
+            remedy="federation.keep_models and keep_every say which are; fedmepd-admin models list shows them",
+        )
+    return newest

@@ -1,0 +1,39 @@
+"""Assembly of the `fedmepd-admin` command."""
+
+from __future__ import annotations
+
+import importlib
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from coordinator.cli.shell import EPILOG, print_version
+
+_COMMANDS = ("consortium", "enroll", "tokens", "members", "membership", "runs", "rounds", "models", "audit")
+
+app = typer.Typer(
+    name="fedmepd-admin",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Administer a federation: found a consortium, let sites in, sign the membership list, run and watch trainings.",
+    epilog=EPILOG,
+)
+for _name in _COMMANDS:
+    importlib.import_module(f"coordinator.cli.admin.{_name}").register(app)
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=partial(print_version, "fedmepd-admin"),
+            help="Print the version and leave.",
+        ),
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,104 @@
+"""How commands print: tables for people, JSON for programs, times in words."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+    from rich.console import Console
+
+_WIDTH_WITHOUT_TERMINAL = 200
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+
+
+def console() -> Console:
+    """Return where tables go; lines are not folded where nobody looks."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Print JSON."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
+    """Print a table, or a sentence if there is nothing in it."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*columns, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    if table.row_count:
+        console().print(table)
+    else:
+        typer.echo(empty)
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """Return a message as plain data: every field by name, bytes in hexadecimal, enumerations as lower-case words."""
+    return {field.name: _value(field, getattr(message, field.name)) for field in message.DESCRIPTOR.fields}
+
+
+def _value(field: Any, value: Any) -> Any:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return dict(value)
+    if field.is_repeated:
+        return [_single(field, item) for item in value]
+    return _single(field, value)
+
+
+def _single(field: Any, value: Any) -> Any:
+    if field.message_type is not None:
+        return plain(value)
+    if field.enum_type is not None:
+        return enum_word(field.enum_type, value)
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def enum_word(enumeration: Any, number: int) -> str:
+    """Return a value of an enumeration as a word: `PHASE_SERVER_TRAINING` becomes `server training`."""
+    known: Mapping[int, Any] = enumeration.values_by_number
+    if number not in known:
+        return str(number)
+    return str(known[number].name).partition("_")[2].lower().replace("_", " ")
+
+
+def when(seconds: float) -> str:
+    """Return an instant in UTC; `-` for none."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if seconds else "-"
+
+
+def lasting(seconds: float) -> str:
+    """Return a duration in two parts at most."""
+    whole = max(0, round(seconds))
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
+    if whole < _DAY:
+        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
+    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
+
+
+def ago(seconds: float, now: float) -> str:
+    """Return how long ago an instant was; `never` for none."""
+    return f"{lasting(now - seconds)} ago" if seconds else "never"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in words."""
+    value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while value >= 1024 and len(units) > 1:  # noqa: PLR2004  a KiB
+        value, units = value / 1024, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"

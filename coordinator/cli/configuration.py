@@ -1,0 +1,44 @@
+"""The configuration that `init` writes: complete, commented, and to be edited by a person."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+FILE_NAME = "coordinator.toml"
+_TEMPLATE = """\
+# Configuration of a fedmepd coordinator. Check it with: fedmepd-coordinator config check --config {name}
+# Relative paths are relative to this file. Secrets do not belong here: FEDMEPD_DATABASE_URL overrides the database,
+# FEDMEPD_KEY_PASSPHRASE opens the keys.
+
+[coordinator]
+data = "."                    # keys, database, artefacts and unfinished uploads
+listen = "0.0.0.0:8443"       # for sites and admins, with client certificates
+enrolment = "0.0.0.0:8444"    # for newcomers with a token; close it in the firewall when nobody enrols
+# database = "postgresql+psycopg://user@host/fedmepd"   # SQLite in the data folder if not given
+# blobs = "s3://bucket/prefix"                          # a folder in the data folder if not given
+# max_update_bytes = 1073741824                         # largest upload of a site in one round
+# min_free_bytes = 1073741824                           # uploads are refused when the disk has less
+
+[lead]
+cohort = {cohort}             # the lead hospital's own, full-modal patients
+# layout = "brats"                                      # of the folders, if not the one detected
+# cache = "lead/cache"
+# skip_invalid = false
+
+[compute]
+# device = "auto"             # auto, cpu or cuda
+# precision = "auto"          # auto, float32 or bfloat16
+# threads = 8
+"""
+
+
+def write_configuration(data: Path, cohort: str) -> tuple[Path, bool]:
+    """Write the configuration unless there is one; return where it is and whether it was written."""
+    from security import files
+
+    path = data / FILE_NAME
+    if path.exists():
+        return path, False
+    files.write_new(path, _TEMPLATE.format(name=path.name, cohort=json.dumps(cohort)).encode(), files.PUBLIC)
+    return path, True

@@ -1,0 +1,225 @@
+"""One unit of work on a database connection: the transaction port in SQL that SQLite and PostgreSQL share.
+
+Begins and ends nothing; `coordinator.store.engine` does, and keeps other units of work out until then, so that what
+is read here still holds when it is written upon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Executable, RowMapping, Table, and_, delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql import ColumnElement
+
+from coordinator.errors import ConflictError, NotFoundError
+from coordinator.records import AuditRow, LastReport, MemberRow, ModelRow, RoundRow, RunRow, TokenRow
+from coordinator.store import rows, tables
+from protos.terms import ArtefactRef, RoundId
+
+
+class SqlTransaction:
+    """The transaction port; of use until its block ends, by one thread at a time.
+
+    Args:
+        connection: In a transaction that nobody else's can overlap.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    # -- members ----------------------------------------------------------------------------------------------------
+
+    def put_token(self, token: TokenRow) -> None:
+        """Insert or replace a token by its id."""
+        self._put(tables.tokens, rows.from_token(token))
+
+    def token(self, token_id: str) -> TokenRow:
+        """Return a token; NotFoundError if there is none."""
+        row = self._one(tables.tokens, tables.tokens.c.token_id == token_id)
+        if row is None:
+            raise NotFoundError(f"there is no token {token_id!r}", remedy="ask the operator for a new one")
+        return rows.to_token(row)
+
+    def tokens(self) -> tuple[TokenRow, ...]:
+        """Return all tokens, oldest first."""
+        table = tables.tokens
+        return tuple(map(rows.to_token, self._all(select(table).order_by(table.c.created, table.c.token_id))))
+
+    def put_member(self, member: MemberRow) -> None:
+        """Insert or replace a member by role and id."""
+        self._put(tables.members, rows.from_member(member))
+
+    def member(self, role: str, member_id: str) -> MemberRow:
+        """Return a member; NotFoundError if there is none."""
+        row = self._one(tables.members, _is_member(role, member_id))
+        if row is None:
+            raise NotFoundError(f"there is no {role} {member_id!r}", remedy="list the members to see who there is")
+        return rows.to_member(row)
+
+    def members(self) -> tuple[MemberRow, ...]:
+        """Return all members by role and id."""
+        found = map(rows.to_member, self._all(select(tables.members)))
+        return tuple(sorted(found, key=lambda member: (member.role, member.member_id)))
+
+    def touch_members(self, seen: Mapping[tuple[str, str], float]) -> None:
+        """Set when members were last seen; unknown ones are ignored."""
+        for (role, member_id), at in seen.items():
+            self._execute(update(tables.members).where(_is_member(role, member_id)).values(last_seen=at))
+
+    def revoke_serial(self, serial: str, at: float) -> None:
+        """Add a certificate to the revoked ones; adding it again changes nothing."""
+        if self._one(tables.revoked_serials, tables.revoked_serials.c.serial == serial) is None:
+            self._put(tables.revoked_serials, {"serial": serial, "at": at})
+
+    def revoked_serials(self) -> frozenset[str]:
+        """Return all revoked certificates."""
+        return frozenset(row["serial"] for row in self._all(select(tables.revoked_serials)))
+
+    def put_membership(self, version: int, signed_list: bytes, at: float) -> None:
+        """Keep a signed list; ConflictError unless its version is higher than all before."""
+        last = self._scalar(select(func.max(tables.memberships.c.version)))
+        if last is not None and version <= last:
+            raise ConflictError(
+                f"the membership list {version} is not newer than the list {last}",
+                remedy="sign a list with a higher version",
+            )
+        self._put(tables.memberships, {"version": version, "signed_list": signed_list, "at": at})
+
+    def membership(self) -> bytes | None:
+        """Return the signed list of the highest version."""
+        table = tables.memberships
+        found = self._scalar(select(table.c.signed_list).order_by(table.c.version.desc()).limit(1))
+        return None if found is None else bytes(found)
+
+    # -- runs -------------------------------------------------------------------------------------------------------
+
+    def put_run(self, run: RunRow) -> None:
+        """Insert or replace a run by its id."""
+        self._put(tables.runs, rows.from_run(run))
+
+    def run(self, run: str) -> RunRow:
+        """Return a run; NotFoundError if there is none."""
+        row = self._one(tables.runs, tables.runs.c.run == run)
+        if row is None:
+            raise NotFoundError(f"there is no run {run!r}", remedy="list the runs to see which there are")
+        return rows.to_run(row)
+
+    def runs(self) -> tuple[RunRow, ...]:
+        """Return all runs, oldest first."""
+        table = tables.runs
+        return tuple(map(rows.to_run, self._all(select(table).order_by(table.c.created, table.c.run))))
+
+    def put_round(self, record: RoundRow) -> None:
+        """Insert or replace a round's attempt."""
+        self._put(tables.rounds, rows.from_round(record))
+
+    def rounds(self, run: str) -> tuple[RoundRow, ...]:
+        """Return a run's rounds by number and attempt."""
+        table = tables.rounds
+        query = select(table).where(table.c.run == run).order_by(table.c.round_number, table.c.attempt)
+        return tuple(map(rows.to_round, self._all(query)))
+
+    def put_model(self, model: ModelRow) -> None:
+        """Insert or replace a model by run and round."""
+        self._put(tables.models, rows.from_model(model))
+
+    def models(self, run: str | None = None) -> tuple[ModelRow, ...]:
+        """Return models of one run or all, by run and round."""
+        table = tables.models
+        found = map(rows.to_model, self._all(select(table) if run is None else select(table).where(table.c.run == run)))
+        return tuple(sorted(found, key=lambda model: (model.run, model.round_number)))
+
+    # -- reports and inputs -----------------------------------------------------------------------------------------
+
+    def last_report(self, site: str) -> LastReport | None:
+        """Return a site's last numbered report."""
+        row = self._one(tables.last_reports, tables.last_reports.c.site == site)
+        return None if row is None else rows.to_report(row)
+
+    def put_last_report(self, site: str, report: LastReport) -> None:
+        """Replace a site's last numbered report."""
+        self._put(tables.last_reports, rows.from_report(site, report))
+
+    def put_input(self, round_id: RoundId, site: str, vector: ArtefactRef) -> None:
+        """Note that a site's input of a round is whole in the blob store; again with the same value changes nothing.
+
+        Raises:
+            ConflictError: If another input of the site is noted for this round.
+        """
+        known = self.inputs(round_id).get(site)
+        if known is not None and known != vector:
+            raise ConflictError(
+                f"{site} already gave another input for the round {round_id}",
+                remedy="ask for the next instruction",
+            )
+        row = {"site": site, "vector_sha256": vector.sha256, "vector_size": vector.size}
+        self._put(tables.inputs, {**rows.from_round_id(round_id), **row})
+
+    def inputs(self, round_id: RoundId) -> dict[str, ArtefactRef]:
+        """Return the whole inputs of a round by site."""
+        found = self._all(select(tables.inputs).where(_of_round(round_id)))
+        made = {row["site"]: ArtefactRef(sha256=row["vector_sha256"], size=row["vector_size"]) for row in found}
+        return dict(sorted(made.items()))
+
+    def forget_inputs(self, round_id: RoundId) -> None:
+        """Remove the notes of a round's inputs."""
+        self._execute(delete(tables.inputs).where(_of_round(round_id)))
+
+    # -- audit ------------------------------------------------------------------------------------------------------
+
+    def append_audit(self, row: AuditRow) -> None:
+        """Add a record; ConflictError unless its sequence is one more than the last (the first is 0)."""
+        last = self._scalar(select(func.max(tables.audit.c.sequence)))
+        wanted = 0 if last is None else last + 1
+        if row.sequence != wanted:
+            raise ConflictError(
+                f"the audit record {row.sequence} does not follow the last one, {wanted} would",
+                remedy="chain it to the newest record again",
+            )
+        self._put(tables.audit, rows.from_audit(row))
+
+    def last_audit(self) -> AuditRow | None:
+        """Return the newest audit record."""
+        found = self._all(select(tables.audit).order_by(tables.audit.c.sequence.desc()).limit(1))
+        return rows.to_audit(found[0]) if found else None
+
+    def audit(self, *, after: int, limit: int) -> tuple[AuditRow, ...]:
+        """Return records with a higher sequence, oldest first."""
+        column = tables.audit.c.sequence
+        query = select(tables.audit).where(column > after).order_by(column).limit(limit)
+        return tuple(map(rows.to_audit, self._all(query)))
+
+    # -- SQL --------------------------------------------------------------------------------------------------------
+
+    def _put(self, table: Table, row: dict[str, Any]) -> None:
+        """Insert a row, or replace the one of the same primary key."""
+        keys = [column.name for column in table.primary_key]
+        values = {name: value for name, value in row.items() if name not in keys}
+        self._execute(self._upsert(table, row, keys, values))
+
+    def _upsert(self, table: Table, row: dict[str, Any], keys: Iterable[str], values: dict[str, Any]) -> Executable:
+        if self._connection.dialect.name == "sqlite":
+            return sqlite.insert(table).values(row).on_conflict_do_update(index_elements=keys, set_=values)
+        return postgresql.insert(table).values(row).on_conflict_do_update(index_elements=keys, set_=values)
+
+    def _execute(self, statement: Executable) -> None:
+        self._connection.execute(statement)
+
+    def _all(self, query: Executable) -> Sequence[RowMapping]:
+        return self._connection.execute(query).mappings().all()
+
+    def _one(self, table: Table, where: ColumnElement[bool]) -> RowMapping | None:
+        return self._connection.execute(select(table).where(where)).mappings().one_or_none()
+
+    def _scalar(self, query: Executable) -> Any:
+        return self._connection.execute(query).scalar_one_or_none()
+
+
+def _is_member(role: str, member_id: str) -> ColumnElement[bool]:
+    return and_(tables.members.c.role == role, tables.members.c.member_id == member_id)
+
+
+def _of_round(round_id: RoundId) -> ColumnElement[bool]:
+    return and_(*(tables.inputs.c[name] == value for name, value in rows.from_round_id(round_id).items()))

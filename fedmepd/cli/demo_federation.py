@@ -1,0 +1,255 @@
+"""The demo's federation for real: an authority, a coordinator and a site agent per hospital, each a process of its own.
+
+Everything is done with the commands that an operator and a hospital's IT would use, over mutually authenticated TLS on
+the loopback interface. Every step can be repeated, so an interrupted demo goes on where it stopped. What the demo does
+that no federation would: it has everybody's folders on one disk, and so can put all results into one report.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedmepd.errors import RunError
+
+if TYPE_CHECKING:
+    from fedmepd.config import Config
+
+_START_S = 60.0
+_STOP_S = 15.0
+_LOOPBACK = "127.0.0.1"
+_PASSPHRASE = "FEDMEPD_CONSORTIUM_PASSPHRASE"  # noqa: S105  the name of a variable
+
+
+class DemoFederation:
+    """The processes and folders of the demo's federation.
+
+    Args:
+        folder: Where everything is kept.
+        config: The demo's configuration: members, cohorts, plan.
+    """
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        self.folder, self._config = folder.resolve(), config
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._addresses: dict[str, str] = {}
+
+    # -- steps ------------------------------------------------------------------------------------------------------
+
+    def found(self) -> None:
+        """Make the consortium's authority and the coordinator's identity."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not (self.folder / "consortium" / "consortium.toml").is_file():
+            self._admin("consortium", "init", str(self.folder / "consortium"), "--name", "demo")
+        arguments = ["--data", str(self._data), "--consortium-dir", str(self.folder / "consortium")]
+        self._call("coordinator.cli", "init", *arguments, "--name", f"localhost,{_LOOPBACK}")
+        _write(self.folder / "coordinator.toml", self._coordinator_toml())
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the coordinator, and in the end stop whatever is running."""
+        try:
+            addresses = self._data / "addresses.json"
+            addresses.unlink(missing_ok=True)
+            self._start("coordinator", "coordinator.cli", "serve", "--config", str(self.folder / "coordinator.toml"))
+            self._await_file("coordinator", addresses)
+            self._addresses = json.loads(addresses.read_text())
+            yield
+        finally:
+            self._stop()
+
+    def enrol(self) -> None:
+        """Enrol the administrator and the sites, and sign the list of members."""
+        if not (self._identity / "tls" / "current").exists():
+            config = ["--config", str(self.folder / "coordinator.toml")]
+            token = self._call("coordinator.cli", "token", *config, "--role", "admin", "demo-admin").split()[-1]
+            self._admin("enroll", "--token", token, "--coordinator", self._members, "--enrolment", self._newcomers)
+        for site in self._config.sites:
+            _write(self._site(site.id) / "agent.toml", self._agent_toml(site.id))
+            if not (self._site(site.id) / "data" / "identity" / "tls" / "current").exists():
+                modalities = ",".join(site.modalities or ())
+                create = ["--role", "site", site.id, "--modalities", modalities, "--replace", "--json"]
+                token = json.loads(self._admin("tokens", "create", *create))["token"]
+                self._agent(site.id, "enroll", "--token", token)
+        self._admin("membership", "sign", "--consortium-dir", str(self.folder / "consortium"), "--yes")
+
+    def train(self) -> None:
+        """Start the agents and the run, and watch it until it is over.
+
+        Raises:
+            RunError: If the run does not complete.
+        """
+        for site in self._config.sites:
+            config = str(self._site(site.id) / "agent.toml")
+            self._start(site.id, "site_agent.cli", "run", "--config", config, "--until-finished")
+        runs = json.loads(self._admin("runs", "list", "--json"))["runs"]
+        if not runs or runs[-1]["state"] in ("failed", "aborted"):
+            _write(self.folder / "run.toml", self._run_toml())
+            self._admin("runs", "start", str(self.folder / "run.toml"))
+        self._watch()
+        last = json.loads(self._admin("runs", "list", "--json"))["runs"][-1]
+        if last["state"] != "completed":
+            raise RunError(f"the run is {last['state']}: {last['reason']}", remedy=f"see the logs in {self._logs}")
+        for site in self._config.sites:
+            self._await_end(site.id)
+        self._await_file("coordinator", self.results("server") / "run.json")
+
+    def results(self, member: str) -> Path:
+        """Return the folder of a member's results."""
+        lead = self._data / "lead"
+        if member != "server":
+            return self._site(member) / "data" / "results" / "demo"
+        return lead / "demo" / "results"
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _data(self) -> Path:
+        return self.folder / "coordinator"
+
+    @property
+    def _identity(self) -> Path:
+        return self.folder / "admin"
+
+    @property
+    def _logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def _members(self) -> str:
+        return self._addresses["members"]
+
+    @property
+    def _newcomers(self) -> str:
+        return self._addresses["newcomers"]
+
+    def _site(self, site: str) -> Path:
+        return self.folder / "sites" / site
+
+    def _coordinator_toml(self) -> str:
+        return (
+            f'[coordinator]\ndata = "{self._data}"\nlisten = "{_LOOPBACK}:0"\nenrolment = "{_LOOPBACK}:0"\n'
+            f'min_free_bytes = 0\n\n[lead]\ncohort = "{self._config.server.cohort}"\n\n'
+            f"[compute]\nthreads = 1\n"
+        )
+
+    def _agent_toml(self, site: str) -> str:
+        member = next(member for member in self._config.sites if member.id == site)
+        modalities = json.dumps(list(member.modalities or ()))
+        return (
+            f'[agent]\ndata = "{self._site(site) / "data"}"\ncoordinator = "{self._members}"\n'
+            f'enrolment = "{self._newcomers}"\n\n[cohort]\npath = "{member.cohort}"\nmodalities = {modalities}\n\n'
+            f"[compute]\nthreads = 1\n\n[limits]\nmin_free_bytes = 0\n"
+        )
+
+    def _run_toml(self) -> str:
+        import tomli_w
+
+        from fedmepd.plan import dump_plan
+
+        plan = dump_plan(self._config.plan("fedmepd"))
+        return tomli_w.dumps({**plan, "federation": {"quorum": 0.6, "grace_s": 60.0}})
+
+    # -- processes --------------------------------------------------------------------------------------------------
+
+    def _environment(self) -> dict[str, str]:
+        file = self.folder / "passphrase"  # a demo has nobody to remember it
+        if not file.is_file():
+            file.touch(mode=0o600)
+            file.write_text(secrets.token_urlsafe(24))
+        return {**os.environ, _PASSPHRASE: file.read_text(), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+
+    def _admin(self, *arguments: str) -> str:
+        return self._call("coordinator.cli.admin", *arguments, "--identity", str(self._identity))
+
+    def _agent(self, site: str, command: str, *arguments: str) -> str:
+        return self._call("site_agent.cli", command, "--config", str(self._site(site) / "agent.toml"), *arguments)
+
+    def _call(self, module: str, *arguments: str) -> str:
+        """Run a command to its end and return what it printed.
+
+        Raises:
+            RunError: In the command's own words, if it fails.
+        """
+        done = subprocess.run(  # noqa: S603  our own commands
+            _command(module, arguments), env=self._environment(), capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            words = (done.stderr or done.stdout).strip().removeprefix("error: ")
+            raise RunError(f"{module} {arguments[0]}: {words}"[:2000], remedy=f"the demo's files are in {self.folder}")
+        return done.stdout
+
+    def _start(self, name: str, module: str, *arguments: str) -> None:
+        self._logs.mkdir(exist_ok=True)
+        with (self._logs / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(  # noqa: S603  our own commands
+                _command(module, arguments),
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us; we stop them in order
+            )
+
+    def _watch(self) -> None:
+        """Show the run as an operator would see it."""
+        arguments = ("runs", "watch", "--identity", str(self._identity))
+        environment = {key: value for key, value in self._environment().items() if key != "NO_COLOR"}
+        subprocess.run(_command("coordinator.cli.admin", arguments), env=environment, check=False)  # noqa: S603
+
+    def _await_file(self, name: str, path: Path) -> None:
+        """Wait for a file that a process makes."""
+        until = time.monotonic() + _START_S
+        while not path.is_file():
+            self._check_alive(name)
+            if time.monotonic() > until:
+                raise RunError(f"{name} did not make {path} within {_START_S:.0f} s", remedy=f"see {self._logs}")
+            time.sleep(0.05)
+
+    def _await_end(self, name: str) -> None:
+        """Wait for a process to end by itself."""
+        try:
+            status = self._processes[name].wait(_START_S)
+        except subprocess.TimeoutExpired:
+            raise RunError(f"{name} did not finish", remedy=f"see {self._logs / name}.log") from None
+        if status != 0:
+            raise RunError(f"{name} ended with status {status}", remedy=f"see {self._logs / name}.log")
+
+    def _check_alive(self, name: str) -> None:
+        status = self._processes[name].poll()
+        if status is not None:
+            log = self._logs / f"{name}.log"
+            last = (log.read_text(errors="replace").strip().splitlines() or ["nothing in its log"])[-1]
+            raise RunError(f"{name} ended with status {status}: {last[:500]}", remedy=f"see {log}")
+
+    def _stop(self) -> None:
+        """Stop agents, then the coordinator; whoever does not stop is killed."""
+        for name, process in reversed(self._processes.items()):
+            if process.poll() is None:
+                process.terminate()
+                del name
+        until = time.monotonic() + _STOP_S
+        for process in self._processes.values():
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._processes.clear()
+
+
+def _command(module: str, arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-P", "-c", f"from {module} import main; main()", *arguments]
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.write_text(text)

@@ -1,0 +1,47 @@
+"""Coverage-guided fuzzing of the codec by hand; no part of the test suite.
+
+    pip install atheris
+    python -P -m tests.protos.fuzz_codec -max_total_time=600 -rss_limit_mb=512 [corpus folder]
+
+from the root of the repository. The first byte chooses the decoder, the rest is the message. A crash is any exception
+but a refusal, or an object that does not decode to itself; libFuzzer then leaves the input in a file, which the same
+command takes as an argument. Without atheris it says so and exits with 0.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from tests.protos.strategies import DECODERS, PAIRS
+from tests.protos.test_fuzz import try_bytes
+
+_NAMES = sorted(DECODERS)
+
+
+def one_input(data: bytes) -> None:
+    """Try one input."""
+    if not data:
+        return
+    what = _NAMES[data[0] % len(_NAMES)]
+    found = try_bytes(what, data[1:])
+    if found is not None and what in PAIRS:
+        again = try_bytes(what, PAIRS[what][1](found).SerializeToString())
+        if again != found:
+            raise RuntimeError(f"{what}: {found} became {again}")
+
+
+def main() -> int:
+    """Fuzz until told to stop."""
+    try:
+        import atheris  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        print("atheris is not installed: pip install atheris")
+        return 0
+    atheris.instrument_all()
+    atheris.Setup(sys.argv, one_input)
+    atheris.Fuzz()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
