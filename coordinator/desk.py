@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from coordinator import events as ev
@@ -76,7 +77,7 @@ class SiteDesk:
             found = self._instruction(site)
             left = until - loop.time()
             if found.revision != known_revision or left <= 0:
-                return found
+                return replace(found, last_report=await self._driver.last_report(site))
             await self._driver.changed(version, left)
 
     def _instruction(self, site: str) -> Instruction:

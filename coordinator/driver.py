@@ -160,6 +160,14 @@ class Driver:
         """Return what a site is to do now."""
         return instruction_for(self._state, site, self._clock())
 
+    async def last_report(self, site: str) -> int:
+        """Return the number of a site's last report; 0 before the first."""
+        if site not in self._reports:
+            found = await asyncio.to_thread(self._read_report, site)
+            self._reports.setdefault(site, found)
+        last = self._reports[site]
+        return 0 if last is None else last.sequence
+
     def site_activity(self, site: str) -> tuple[Activity | None, float]:
         """Return what a site is doing, and when it last said something."""
         return self._activities.get(site), self._seen.get(site, 0.0)
@@ -223,8 +231,7 @@ class Driver:
         """Return the answer that a repeated report has had; refuse what is out of order."""
         if numbered is None:
             return None
-        if numbered.site not in self._reports:
-            self._reports[numbered.site] = await asyncio.to_thread(self._read_report, numbered.site)
+        await self.last_report(numbered.site)
         last = batch.reports.get(numbered.site) or self._reports[numbered.site]
         reached = 0 if last is None else last.sequence
         if last is not None and numbered.sequence == last.sequence:

@@ -24,6 +24,7 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
     ServiceDescriptorProto,
 )
+from google.protobuf.message import DecodeError
 
 from protos.v1 import admin_pb2, common_pb2, enrolment_pb2, federation_pb2
 
@@ -74,7 +75,12 @@ def breaks(released: FileDescriptorSet, current: FileDescriptorSet) -> list[str]
 
 def main() -> int:
     """Compare, print what breaks, and return the exit status."""
-    found = breaks(released_schema(), current_schema())
+    try:
+        released = released_schema()
+    except (OSError, DecodeError) as error:
+        print(f"{RELEASED.name} cannot be read ({type(error).__name__}). restore it, or run protos/release.sh.")
+        return 1
+    found = breaks(released, current_schema())
     for line in found:
         print(line)
     return 1 if found else 0

@@ -141,7 +141,7 @@ class Submit:
 
     Attributes:
         roster: Sites that were ready when training closed, sorted.
-        context: 32 bytes in hexadecimal; binds the input to round, roster, layout and broadcast.
+        context: 32 bytes in hexadecimal; binds the input to run, round, roster and layout.
     """
 
     roster: tuple[str, ...]
@@ -176,6 +176,7 @@ class Instruction:
         run_spec: JSON of `fedmepd.runspec.RunSpec`.
         seconds_left: Until the site is dropped from this phase; 0 for no limit.
         task: What to do.
+        last_report: Number of the site's last report, so that one that lost its store can go on; not in the revision.
     """
 
     revision: int
@@ -183,6 +184,7 @@ class Instruction:
     run_spec: ArtefactRef | None
     seconds_left: float
     task: Task
+    last_report: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

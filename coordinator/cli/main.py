@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from functools import partial
 from typing import Annotated
 
 import typer
@@ -24,6 +23,10 @@ for _name in _COMMANDS:
     importlib.import_module(f"coordinator.cli.{_name}").register(app)
 
 
+def _print_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so
+    print_version("fedmepd-coordinator", wanted=wanted)
+
+
 @app.callback()
 def _root(
     version: Annotated[
@@ -31,7 +34,7 @@ def _root(
         typer.Option(
             "--version",
             is_eager=True,
-            callback=partial(print_version, "fedmepd-coordinator"),
+            callback=_print_version,
             help="Print the version and leave.",
         ),
     ] = False,

@@ -56,7 +56,9 @@ def serve(config: _Config = Path("coordinator.toml")) -> None:
         from fedmepd.durable import write_text
 
         members, newcomers = made.addresses
-        write_text(settings.coordinator.data / "addresses.json", json.dumps({"members": members, "newcomers": newcomers}))
+        write_text(
+            settings.coordinator.data / "addresses.json", json.dumps({"members": members, "newcomers": newcomers})
+        )
 
     asyncio.run(run())
 

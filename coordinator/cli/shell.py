@@ -54,7 +54,7 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def print_version(name: str, wanted: bool) -> None:  # noqa: FBT001  typer hands it over so
+def print_version(name: str, *, wanted: bool) -> None:
     """Print the version and leave, if wanted."""
     if wanted:
         from fedmepd import __version__

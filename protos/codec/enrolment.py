@@ -29,7 +29,6 @@ from protos.v1 import enrolment_pb2 as enrolment
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 MAX_LIST_BYTES = 1 << 20
-_MAX_BINDING_BYTES = 128
 _TOKEN_ID = re.compile(r"[0-9a-f]{16}")
 _TOKEN_SECRET = re.compile(r"[a-z2-7]{32}")
 
@@ -66,14 +65,12 @@ class Description:
         root: Certificate of the root, PEM.
         issuer: Certificate of the issuer, PEM.
         membership_key: Ed25519 public key, 32 bytes.
-        binding: Signature of the root's key over the membership key, if any.
     """
 
     welcome: Welcome
     root: bytes
     issuer: bytes
     membership_key: bytes
-    binding: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +154,6 @@ def encode_description(described: Description) -> enrolment.DescribeReply:
         root_pem=described.root,
         issuer_pem=described.issuer,
         membership_public_key=described.membership_key,
-        membership_key_binding=described.binding,
     )
 
 
@@ -175,7 +171,6 @@ def decode_description(message: enrolment.DescribeReply) -> Description:
         root=pem(message.root_pem, f"{where}.root_pem"),
         issuer=pem(message.issuer_pem, f"{where}.issuer_pem"),
         membership_key=exactly(message.membership_public_key, f"{where}.membership_public_key", KEY_BYTES),
-        binding=at_most(message.membership_key_binding, f"{where}.membership_key_binding", _MAX_BINDING_BYTES),
     )
 
 

@@ -35,6 +35,7 @@ def encode_instruction(instruction: Instruction) -> federation.Instruction:
         round=None if instruction.round is None else encode_round(instruction.round),
         run_spec=_maybe(instruction.run_spec),
         seconds_left=instruction.seconds_left,
+        last_report=instruction.last_report,
     )
     match instruction.task:
         case Wait(reason=reason):
@@ -64,6 +65,7 @@ def decode_instruction(message: federation.Instruction) -> Instruction:
         run_spec=_maybe_ref(message, "run_spec", "Instruction"),
         seconds_left=quantity(message.seconds_left, "Instruction.seconds_left"),
         task=task,
+        last_report=integer(message.last_report, "Instruction.last_report"),
     )
 
 

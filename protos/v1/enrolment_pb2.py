@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.v1 import common_pb2 as protos_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19protos/v1/enrolment.proto\x12\nfedmepd.v1\x1a\x16protos/v1/common.proto\":\n\x0f\x44\x65scribeRequest\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x18.fedmepd.v1.HelloRequest\"\x9b\x01\n\rDescribeReply\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x16.fedmepd.v1.HelloReply\x12\x10\n\x08root_pem\x18\x02 \x01(\x0c\x12\x12\n\nissuer_pem\x18\x03 \x01(\x0c\x12\x1d\n\x15membership_public_key\x18\x04 \x01(\x0c\x12\x1e\n\x16membership_key_binding\x18\x05 \x01(\x0c\"\xb2\x01\n\x0c\x45nrolRequest\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x14\n\x0ctoken_secret\x18\x02 \x01(\t\x12\x1f\n\x17\x63\x65rtificate_request_pem\x18\x03 \x01(\x0c\x12\x1b\n\x13identity_public_key\x18\x04 \x01(\x0c\x12\x16\n\x0eidentity_proof\x18\x05 \x01(\x0c\x12\x12\n\nmodalities\x18\x06 \x03(\t\x12\x10\n\x08software\x18\x07 \x01(\t\"|\n\nEnrolReply\x12(\n\x08\x65nrolled\x18\x01 \x01(\x0b\x32\x14.fedmepd.v1.EnrolledH\x00\x12\x39\n\x11\x61waiting_approval\x18\x02 \x01(\x0b\x32\x1c.fedmepd.v1.AwaitingApprovalH\x00\x42\t\n\x07outcome\")\n\x08\x45nrolled\x12\x1d\n\x15\x63\x65rtificate_chain_pem\x18\x01 \x01(\x0c\")\n\x10\x41waitingApproval\x12\x15\n\rretry_after_s\x18\x01 \x01(\x01\x32\x8a\x01\n\tEnrolment\x12\x42\n\x08\x44\x65scribe\x12\x1b.fedmepd.v1.DescribeRequest\x1a\x19.fedmepd.v1.DescribeReply\x12\x39\n\x05\x45nrol\x12\x18.fedmepd.v1.EnrolRequest\x1a\x16.fedmepd.v1.EnrolReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19protos/v1/enrolment.proto\x12\nfedmepd.v1\x1a\x16protos/v1/common.proto\":\n\x0f\x44\x65scribeRequest\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x18.fedmepd.v1.HelloRequest\"{\n\rDescribeReply\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x16.fedmepd.v1.HelloReply\x12\x10\n\x08root_pem\x18\x02 \x01(\x0c\x12\x12\n\nissuer_pem\x18\x03 \x01(\x0c\x12\x1d\n\x15membership_public_key\x18\x04 \x01(\x0c\"\xb2\x01\n\x0c\x45nrolRequest\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x14\n\x0ctoken_secret\x18\x02 \x01(\t\x12\x1f\n\x17\x63\x65rtificate_request_pem\x18\x03 \x01(\x0c\x12\x1b\n\x13identity_public_key\x18\x04 \x01(\x0c\x12\x16\n\x0eidentity_proof\x18\x05 \x01(\x0c\x12\x12\n\nmodalities\x18\x06 \x03(\t\x12\x10\n\x08software\x18\x07 \x01(\t\"|\n\nEnrolReply\x12(\n\x08\x65nrolled\x18\x01 \x01(\x0b\x32\x14.fedmepd.v1.EnrolledH\x00\x12\x39\n\x11\x61waiting_approval\x18\x02 \x01(\x0b\x32\x1c.fedmepd.v1.AwaitingApprovalH\x00\x42\t\n\x07outcome\")\n\x08\x45nrolled\x12\x1d\n\x15\x63\x65rtificate_chain_pem\x18\x01 \x01(\x0c\")\n\x10\x41waitingApproval\x12\x15\n\rretry_after_s\x18\x01 \x01(\x01\x32\x8a\x01\n\tEnrolment\x12\x42\n\x08\x44\x65scribe\x12\x1b.fedmepd.v1.DescribeRequest\x1a\x19.fedmepd.v1.DescribeReply\x12\x39\n\x05\x45nrol\x12\x18.fedmepd.v1.EnrolRequest\x1a\x16.fedmepd.v1.EnrolReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,16 +34,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DESCRIBEREQUEST']._serialized_start=65
   _globals['_DESCRIBEREQUEST']._serialized_end=123
-  _globals['_DESCRIBEREPLY']._serialized_start=126
-  _globals['_DESCRIBEREPLY']._serialized_end=281
-  _globals['_ENROLREQUEST']._serialized_start=284
-  _globals['_ENROLREQUEST']._serialized_end=462
-  _globals['_ENROLREPLY']._serialized_start=464
-  _globals['_ENROLREPLY']._serialized_end=588
-  _globals['_ENROLLED']._serialized_start=590
-  _globals['_ENROLLED']._serialized_end=631
-  _globals['_AWAITINGAPPROVAL']._serialized_start=633
-  _globals['_AWAITINGAPPROVAL']._serialized_end=674
-  _globals['_ENROLMENT']._serialized_start=677
-  _globals['_ENROLMENT']._serialized_end=815
+  _globals['_DESCRIBEREPLY']._serialized_start=125
+  _globals['_DESCRIBEREPLY']._serialized_end=248
+  _globals['_ENROLREQUEST']._serialized_start=251
+  _globals['_ENROLREQUEST']._serialized_end=429
+  _globals['_ENROLREPLY']._serialized_start=431
+  _globals['_ENROLREPLY']._serialized_end=555
+  _globals['_ENROLLED']._serialized_start=557
+  _globals['_ENROLLED']._serialized_end=598
+  _globals['_AWAITINGAPPROVAL']._serialized_start=600
+  _globals['_AWAITINGAPPROVAL']._serialized_end=641
+  _globals['_ENROLMENT']._serialized_start=644
+  _globals['_ENROLMENT']._serialized_end=782
 # @@protoc_insertion_point(module_scope)

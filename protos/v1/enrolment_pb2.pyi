@@ -47,13 +47,10 @@ class DescribeReply(_message.Message):
     ROOT_PEM_FIELD_NUMBER: _builtins.int
     ISSUER_PEM_FIELD_NUMBER: _builtins.int
     MEMBERSHIP_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
-    MEMBERSHIP_KEY_BINDING_FIELD_NUMBER: _builtins.int
     root_pem: _builtins.bytes
     issuer_pem: _builtins.bytes
     membership_public_key: _builtins.bytes
     """32 bytes, Ed25519"""
-    membership_key_binding: _builtins.bytes
-    """signature over the membership key by the root's key"""
     @_builtins.property
     def hello(self) -> _common_pb2.HelloReply: ...
     def __init__(
@@ -63,11 +60,10 @@ class DescribeReply(_message.Message):
         root_pem: _builtins.bytes = ...,
         issuer_pem: _builtins.bytes = ...,
         membership_public_key: _builtins.bytes = ...,
-        membership_key_binding: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "issuer_pem", b"issuer_pem", "membership_key_binding", b"membership_key_binding", "membership_public_key", b"membership_public_key", "root_pem", b"root_pem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "issuer_pem", b"issuer_pem", "membership_public_key", b"membership_public_key", "root_pem", b"root_pem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

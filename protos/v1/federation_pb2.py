@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.v1 import common_pb2 as protos_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aprotos/v1/federation.proto\x12\nfedmepd.v1\x1a\x16protos/v1/common.proto\"6\n\x07RoundId\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\"]\n\x0bNextRequest\x12\x16\n\x0eknown_revision\x18\x01 \x01(\x04\x12\x0e\n\x06wait_s\x18\x02 \x01(\x01\x12&\n\x08\x61\x63tivity\x18\x03 \x01(\x0b\x32\x14.fedmepd.v1.Activity\"\xf3\x01\n\x08\x41\x63tivity\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.fedmepd.v1.RoundId\x12\'\n\x04kind\x18\x02 \x01(\x0e\x32\x19.fedmepd.v1.Activity.Kind\x12\x0c\n\x04\x64one\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\"}\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_IDLE\x10\x01\x12\x14\n\x10KIND_DOWNLOADING\x10\x02\x12\x11\n\rKIND_TRAINING\x10\x03\x12\x13\n\x0fKIND_VALIDATING\x10\x04\x12\x12\n\x0eKIND_UPLOADING\x10\x05\"\xa1\x02\n\x0bInstruction\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\"\n\x05round\x18\x02 \x01(\x0b\x32\x13.fedmepd.v1.RoundId\x12&\n\x08run_spec\x18\x03 \x01(\x0b\x32\x14.fedmepd.v1.Artefact\x12\x14\n\x0cseconds_left\x18\x04 \x01(\x01\x12 \n\x04wait\x18\n \x01(\x0b\x32\x10.fedmepd.v1.WaitH\x00\x12\"\n\x05train\x18\x0b \x01(\x0b\x32\x11.fedmepd.v1.TrainH\x00\x12$\n\x06submit\x18\x0c \x01(\x0b\x32\x12.fedmepd.v1.SubmitH\x00\x12$\n\x06\x66inish\x18\r \x01(\x0b\x32\x12.fedmepd.v1.FinishH\x00\x42\x06\n\x04taskJ\x04\x08\x14\x10\x18\"\x16\n\x04Wait\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x94\x01\n\x05Train\x12.\n\x08segments\x18\x01 \x03(\x0b\x32\x1c.fedmepd.v1.BroadcastSegment\x12%\n\x07\x61nchors\x18\x02 \x01(\x0b\x32\x14.fedmepd.v1.Artefact\x12#\n\x05start\x18\x03 \x01(\x0b\x32\x14.fedmepd.v1.Artefact\x12\x0f\n\x07samples\x18\x04 \x01(\x01\"X\n\x10\x42roadcastSegment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x08\x61rtefact\x18\x02 \x01(\x0b\x32\x14.fedmepd.v1.Artefact\x12\x0e\n\x06owners\x18\x03 \x01(\r\")\n\x06Submit\x12\x0e\n\x06roster\x18\x01 \x03(\t\x12\x0f\n\x07\x63ontext\x18\x02 \x01(\x0c\"L\n\x06\x46inish\x12\x11\n\tcompleted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1f\n\x04last\x18\x03 \x01(\x0b\x32\x11.fedmepd.v1.Train\"\xa7\x02\n\rReportRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\"\n\x05round\x18\x02 \x01(\x0b\x32\x13.fedmepd.v1.RoundId\x12(\n\x08\x61\x63\x63\x65pted\x18\n \x01(\x0b\x32\x14.fedmepd.v1.AcceptedH\x00\x12&\n\x07trained\x18\x0b \x01(\x0b\x32\x13.fedmepd.v1.TrainedH\x00\x12*\n\tsubmitted\x18\x0c \x01(\x0b\x32\x15.fedmepd.v1.SubmittedH\x00\x12(\n\x08\x64\x65\x63lined\x18\r \x01(\x0b\x32\x14.fedmepd.v1.DeclinedH\x00\x12(\n\x08\x66inished\x18\x0e \x01(\x0b\x32\x14.fedmepd.v1.FinishedH\x00\x42\x08\n\x06reportJ\x04\x08\x14\x10\x18\"\n\n\x08\x41\x63\x63\x65pted\"H\n\x07Trained\x12,\n\x08manifest\x18\x01 \x01(\x0b\x32\x1a.fedmepd.v1.VectorManifest\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"b\n\x0eVectorManifest\x12*\n\x08segments\x18\x01 \x03(\x0b\x32\x18.fedmepd.v1.SegmentSlice\x12$\n\x06vector\x18\x02 \x01(\x0b\x32\x14.fedmepd.v1.Artefact\",\n\x0cSegmentSlice\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x01(\x04\"1\n\tSubmitted\x12$\n\x06vector\x18\x01 \x01(\x0b\x32\x14.fedmepd.v1.Artefact\"\xc4\x01\n\x08\x44\x65\x63lined\x12)\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32\x1a.fedmepd.v1.Declined.Cause\x12\x0f\n\x07problem\x18\x02 \x01(\t\"|\n\x05\x43\x61use\x12\x15\n\x11\x43\x41USE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x43\x41USE_POLICY\x10\x01\x12\x10\n\x0c\x43\x41USE_UPDATE\x10\x02\x12\x11\n\rCAUSE_TRAINER\x10\x03\x12\x11\n\rCAUSE_STORAGE\x10\x04\x12\x12\n\x0e\x43\x41USE_SHUTDOWN\x10\x05\"\n\n\x08\x46inished\"B\n\x0bReportReply\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08in_round\x18\x02 \x01(\x08\x12\x0f\n\x07message\x18\x03 \x01(\t\"=\n\x13UploadOffsetRequest\x12&\n\x08\x61rtefact\x18\x01 \x01(\x0b\x32\x14.fedmepd.v1.Artefact\"#\n\x11UploadOffsetReply\x12\x0e\n\x06offset\x18\x01 \x01(\x04\"e\n\rUploadMessage\x12%\n\x05start\x18\x01 \x01(\x0b\x32\x14.fedmepd.v1.ArtefactH\x00\x12\"\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x11.fedmepd.v1.ChunkH\x00\x42\t\n\x07message\"\x1d\n\x0bUploadReply\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x32\x92\x04\n\nFederation\x12\x39\n\x05Hello\x12\x18.fedmepd.v1.HelloRequest\x1a\x16.fedmepd.v1.HelloReply\x12\x39\n\x05Renew\x12\x18.fedmepd.v1.RenewRequest\x1a\x16.fedmepd.v1.RenewReply\x12H\n\nMembership\x12\x1d.fedmepd.v1.MembershipRequest\x1a\x1b.fedmepd.v1.MembershipReply\x12\x38\n\x04Next\x12\x17.fedmepd.v1.NextRequest\x1a\x17.fedmepd.v1.Instruction\x12<\n\x06Report\x12\x19.fedmepd.v1.ReportRequest\x1a\x17.fedmepd.v1.ReportReply\x12N\n\x0cUploadOffset\x12\x1f.fedmepd.v1.UploadOffsetRequest\x1a\x1d.fedmepd.v1.UploadOffsetReply\x12>\n\x06Upload\x12\x19.fedmepd.v1.UploadMessage\x1a\x17.fedmepd.v1.UploadReply(\x01\x12<\n\x08\x44ownload\x12\x1b.fedmepd.v1.DownloadRequest\x1a\x11.fedmepd.v1.Chunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aprotos/v1/federation.proto\x12\nfedmepd.v1\x1a\x16protos/v1/common.proto\"6\n\x07RoundId\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\"]\n\x0bNextRequest\x12\x16\n\x0eknown_revision\x18\x01 \x01(\x04\x12\x0e\n\x06wait_s\x18\x02 \x01(\x01\x12&\n\x08\x61\x63tivity\x18\x03 \x01(\x0b\x32\x14.fedmepd.v1.Activity\"\xf3\x01\n\x08\x41\x63tivity\x12\"\n\x05round\x18\x01 \x01(\x0b\x32\x13.fedmepd.v1.RoundId\x12\'\n\x04kind\x18\x02 \x01(\x0e\x32\x19.fedmepd.v1.Activity.Kind\x12\x0c\n\x04\x64one\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\"}\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_IDLE\x10\x01\x12\x14\n\x10KIND_DOWNLOADING\x10\x02\x12\x11\n\rKIND_TRAINING\x10\x03\x12\x13\n\x0fKIND_VALIDATING\x10\x04\x12\x12\n\x0eKIND_UPLOADING\x10\x05\"\xb0\x02\n\x0bInstruction\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\"\n\x05round\x18\x02 \x01(\x0b\x32\x13.fedmepd.v1.RoundId\x12&\n\x08run_spec\x18\x03 \x01(\x0b\x32\x14.fedmepd.v1.Artefact\x12\x14\n\x0cseconds_left\x18\x04 \x01(\x01\x12 \n\x04wait\x18\n \x01(\x0b\x32\x10.fedmepd.v1.WaitH\x00\x12\"\n\x05train\x18\x0b \x01(\x0b\x32\x11.fedmepd.v1.TrainH\x00\x12$\n\x06submit\x18\x0c \x01(\x0b\x32\x12.fedmepd.v1.SubmitH\x00\x12$\n\x06\x66inish\x18\r \x01(\x0b\x32\x12.fedmepd.v1.FinishH\x00\x12\x13\n\x0blast_report\x18\x05 \x01(\x04\x42\x06\n\x04task\"\x16\n\x04Wait\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x94\x01\n\x05Train\x12.\n\x08segments\x18\x01 \x03(\x0b\x32\x1c.fedmepd.v1.BroadcastSegment\x12%\n\x07\x61nchors\x18\x02 \x01(\x0b\x32\x14.fedmepd.v1.Artefact\x12#\n\x05start\x18\x03 \x01(\x0b\x32\x14.fedmepd.v1.Artefact\x12\x0f\n\x07samples\x18\x04 \x01(\x01\"X\n\x10\x42roadcastSegment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x08\x61rtefact\x18\x02 \x01(\x0b\x32\x14.fedmepd.v1.Artefact\x12\x0e\n\x06owners\x18\x03 \x01(\r\")\n\x06Submit\x12\x0e\n\x06roster\x18\x01 \x03(\t\x12\x0f\n\x07\x63ontext\x18\x02 \x01(\x0c\"L\n\x06\x46inish\x12\x11\n\tcompleted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1f\n\x04last\x18\x03 \x01(\x0b\x32\x11.fedmepd.v1.Train\"\xa1\x02\n\rReportRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\"\n\x05round\x18\x02 \x01(\x0b\x32\x13.fedmepd.v1.RoundId\x12(\n\x08\x61\x63\x63\x65pted\x18\n \x01(\x0b\x32\x14.fedmepd.v1.AcceptedH\x00\x12&\n\x07trained\x18\x0b \x01(\x0b\x32\x13.fedmepd.v1.TrainedH\x00\x12*\n\tsubmitted\x18\x0c \x01(\x0b\x32\x15.fedmepd.v1.SubmittedH\x00\x12(\n\x08\x64\x65\x63lined\x18\r \x01(\x0b\x32\x14.fedmepd.v1.DeclinedH\x00\x12(\n\x08\x66inished\x18\x0e \x01(\x0b\x32\x14.fedmepd.v1.FinishedH\x00\x42\x08\n\x06report\"\n\n\x08\x41\x63\x63\x65pted\"H\n\x07Trained\x12,\n\x08manifest\x18\x01 \x01(\x0b\x32\x1a.fedmepd.v1.VectorManifest\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"b\n\x0eVectorManifest\x12*\n\x08segments\x18\x01 \x03(\x0b\x32\x18.fedmepd.v1.SegmentSlice\x12$\n\x06vector\x18\x02 \x01(\x0b\x32\x14.fedmepd.v1.Artefact\",\n\x0cSegmentSlice\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x01(\x04\"1\n\tSubmitted\x12$\n\x06vector\x18\x01 \x01(\x0b\x32\x14.fedmepd.v1.Artefact\"\xc4\x01\n\x08\x44\x65\x63lined\x12)\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32\x1a.fedmepd.v1.Declined.Cause\x12\x0f\n\x07problem\x18\x02 \x01(\t\"|\n\x05\x43\x61use\x12\x15\n\x11\x43\x41USE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x43\x41USE_POLICY\x10\x01\x12\x10\n\x0c\x43\x41USE_UPDATE\x10\x02\x12\x11\n\rCAUSE_TRAINER\x10\x03\x12\x11\n\rCAUSE_STORAGE\x10\x04\x12\x12\n\x0e\x43\x41USE_SHUTDOWN\x10\x05\"\n\n\x08\x46inished\"B\n\x0bReportReply\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08in_round\x18\x02 \x01(\x08\x12\x0f\n\x07message\x18\x03 \x01(\t\"=\n\x13UploadOffsetRequest\x12&\n\x08\x61rtefact\x18\x01 \x01(\x0b\x32\x14.fedmepd.v1.Artefact\"#\n\x11UploadOffsetReply\x12\x0e\n\x06offset\x18\x01 \x01(\x04\"e\n\rUploadMessage\x12%\n\x05start\x18\x01 \x01(\x0b\x32\x14.fedmepd.v1.ArtefactH\x00\x12\"\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x11.fedmepd.v1.ChunkH\x00\x42\t\n\x07message\"\x1d\n\x0bUploadReply\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x32\x92\x04\n\nFederation\x12\x39\n\x05Hello\x12\x18.fedmepd.v1.HelloRequest\x1a\x16.fedmepd.v1.HelloReply\x12\x39\n\x05Renew\x12\x18.fedmepd.v1.RenewRequest\x1a\x16.fedmepd.v1.RenewReply\x12H\n\nMembership\x12\x1d.fedmepd.v1.MembershipRequest\x1a\x1b.fedmepd.v1.MembershipReply\x12\x38\n\x04Next\x12\x17.fedmepd.v1.NextRequest\x1a\x17.fedmepd.v1.Instruction\x12<\n\x06Report\x12\x19.fedmepd.v1.ReportRequest\x1a\x17.fedmepd.v1.ReportReply\x12N\n\x0cUploadOffset\x12\x1f.fedmepd.v1.UploadOffsetRequest\x1a\x1d.fedmepd.v1.UploadOffsetReply\x12>\n\x06Upload\x12\x19.fedmepd.v1.UploadMessage\x1a\x17.fedmepd.v1.UploadReply(\x01\x12<\n\x08\x44ownload\x12\x1b.fedmepd.v1.DownloadRequest\x1a\x11.fedmepd.v1.Chunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,45 +41,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACTIVITY_KIND']._serialized_start=336
   _globals['_ACTIVITY_KIND']._serialized_end=461
   _globals['_INSTRUCTION']._serialized_start=464
-  _globals['_INSTRUCTION']._serialized_end=753
-  _globals['_WAIT']._serialized_start=755
-  _globals['_WAIT']._serialized_end=777
-  _globals['_TRAIN']._serialized_start=780
-  _globals['_TRAIN']._serialized_end=928
-  _globals['_BROADCASTSEGMENT']._serialized_start=930
-  _globals['_BROADCASTSEGMENT']._serialized_end=1018
-  _globals['_SUBMIT']._serialized_start=1020
-  _globals['_SUBMIT']._serialized_end=1061
-  _globals['_FINISH']._serialized_start=1063
-  _globals['_FINISH']._serialized_end=1139
-  _globals['_REPORTREQUEST']._serialized_start=1142
-  _globals['_REPORTREQUEST']._serialized_end=1437
-  _globals['_ACCEPTED']._serialized_start=1439
-  _globals['_ACCEPTED']._serialized_end=1449
-  _globals['_TRAINED']._serialized_start=1451
-  _globals['_TRAINED']._serialized_end=1523
-  _globals['_VECTORMANIFEST']._serialized_start=1525
-  _globals['_VECTORMANIFEST']._serialized_end=1623
-  _globals['_SEGMENTSLICE']._serialized_start=1625
-  _globals['_SEGMENTSLICE']._serialized_end=1669
-  _globals['_SUBMITTED']._serialized_start=1671
-  _globals['_SUBMITTED']._serialized_end=1720
-  _globals['_DECLINED']._serialized_start=1723
-  _globals['_DECLINED']._serialized_end=1919
-  _globals['_DECLINED_CAUSE']._serialized_start=1795
-  _globals['_DECLINED_CAUSE']._serialized_end=1919
-  _globals['_FINISHED']._serialized_start=1921
-  _globals['_FINISHED']._serialized_end=1931
-  _globals['_REPORTREPLY']._serialized_start=1933
-  _globals['_REPORTREPLY']._serialized_end=1999
-  _globals['_UPLOADOFFSETREQUEST']._serialized_start=2001
-  _globals['_UPLOADOFFSETREQUEST']._serialized_end=2062
-  _globals['_UPLOADOFFSETREPLY']._serialized_start=2064
-  _globals['_UPLOADOFFSETREPLY']._serialized_end=2099
-  _globals['_UPLOADMESSAGE']._serialized_start=2101
-  _globals['_UPLOADMESSAGE']._serialized_end=2202
-  _globals['_UPLOADREPLY']._serialized_start=2204
-  _globals['_UPLOADREPLY']._serialized_end=2233
-  _globals['_FEDERATION']._serialized_start=2236
-  _globals['_FEDERATION']._serialized_end=2766
+  _globals['_INSTRUCTION']._serialized_end=768
+  _globals['_WAIT']._serialized_start=770
+  _globals['_WAIT']._serialized_end=792
+  _globals['_TRAIN']._serialized_start=795
+  _globals['_TRAIN']._serialized_end=943
+  _globals['_BROADCASTSEGMENT']._serialized_start=945
+  _globals['_BROADCASTSEGMENT']._serialized_end=1033
+  _globals['_SUBMIT']._serialized_start=1035
+  _globals['_SUBMIT']._serialized_end=1076
+  _globals['_FINISH']._serialized_start=1078
+  _globals['_FINISH']._serialized_end=1154
+  _globals['_REPORTREQUEST']._serialized_start=1157
+  _globals['_REPORTREQUEST']._serialized_end=1446
+  _globals['_ACCEPTED']._serialized_start=1448
+  _globals['_ACCEPTED']._serialized_end=1458
+  _globals['_TRAINED']._serialized_start=1460
+  _globals['_TRAINED']._serialized_end=1532
+  _globals['_VECTORMANIFEST']._serialized_start=1534
+  _globals['_VECTORMANIFEST']._serialized_end=1632
+  _globals['_SEGMENTSLICE']._serialized_start=1634
+  _globals['_SEGMENTSLICE']._serialized_end=1678
+  _globals['_SUBMITTED']._serialized_start=1680
+  _globals['_SUBMITTED']._serialized_end=1729
+  _globals['_DECLINED']._serialized_start=1732
+  _globals['_DECLINED']._serialized_end=1928
+  _globals['_DECLINED_CAUSE']._serialized_start=1804
+  _globals['_DECLINED_CAUSE']._serialized_end=1928
+  _globals['_FINISHED']._serialized_start=1930
+  _globals['_FINISHED']._serialized_end=1940
+  _globals['_REPORTREPLY']._serialized_start=1942
+  _globals['_REPORTREPLY']._serialized_end=2008
+  _globals['_UPLOADOFFSETREQUEST']._serialized_start=2010
+  _globals['_UPLOADOFFSETREQUEST']._serialized_end=2071
+  _globals['_UPLOADOFFSETREPLY']._serialized_start=2073
+  _globals['_UPLOADOFFSETREPLY']._serialized_end=2108
+  _globals['_UPLOADMESSAGE']._serialized_start=2110
+  _globals['_UPLOADMESSAGE']._serialized_end=2211
+  _globals['_UPLOADREPLY']._serialized_start=2213
+  _globals['_UPLOADREPLY']._serialized_end=2242
+  _globals['_FEDERATION']._serialized_start=2245
+  _globals['_FEDERATION']._serialized_end=2775
 # @@protoc_insertion_point(module_scope)

@@ -140,10 +140,13 @@ class Instruction(_message.Message):
     TRAIN_FIELD_NUMBER: _builtins.int
     SUBMIT_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
+    LAST_REPORT_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """another revision, another instruction"""
     seconds_left: _builtins.float
     """until the site is dropped from this phase; 0 for no limit"""
+    last_report: _builtins.int
+    """number of the site's last report; no part of the revision"""
     @_builtins.property
     def round(self) -> Global___RoundId: ...
     @_builtins.property
@@ -158,7 +161,7 @@ class Instruction(_message.Message):
     def submit(self) -> Global___Submit: ...
     @_builtins.property
     def finish(self) -> Global___Finish:
-        """20 to 23: advertise, share, confirm, unmask"""
+        """20 to 23 are for secure aggregation: advertise, share, confirm, unmask"""
 
     def __init__(
         self,
@@ -171,10 +174,11 @@ class Instruction(_message.Message):
         train: Global___Train | None = ...,
         submit: Global___Submit | None = ...,
         finish: Global___Finish | None = ...,
+        last_report: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "round", b"round", "run_spec", b"run_spec", "submit", b"submit", "task", b"task", "train", b"train", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "revision", b"revision", "round", b"round", "run_spec", b"run_spec", "seconds_left", b"seconds_left", "submit", b"submit", "task", b"task", "train", b"train", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "last_report", b"last_report", "revision", b"revision", "round", b"round", "run_spec", b"run_spec", "seconds_left", b"seconds_left", "submit", b"submit", "task", b"task", "train", b"train", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["wait", "train", "submit", "finish"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
@@ -279,7 +283,7 @@ class Submit(_message.Message):
     ROSTER_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     context: _builtins.bytes
-    """32 bytes: binds what follows to round, roster, layout and broadcast"""
+    """32 bytes: binds what follows to run, round, roster and layout"""
     @_builtins.property
     def roster(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -352,7 +356,7 @@ class ReportRequest(_message.Message):
     def declined(self) -> Global___Declined: ...
     @_builtins.property
     def finished(self) -> Global___Finished:
-        """20 to 23: advertised, shared, confirmed, unmasked"""
+        """20 to 23 are for secure aggregation: advertised, shared, confirmed, unmasked"""
 
     def __init__(
         self,

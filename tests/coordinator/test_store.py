@@ -52,7 +52,7 @@ class TestSqlite(StoreSuite):
         pages = event_connection.cursor().execute("PRAGMA page_count").fetchone()[0]
         event_connection.cursor().execute(f"PRAGMA max_page_count={pages}")
         event_connection.close()
-        with pytest.raises(StorageError, match="no space left.*free some space"), store.transaction() as transaction:
+        with pytest.raises(StorageError, match=r"no space left.*free some space"), store.transaction() as transaction:
             transaction.put_membership(1, b"x" * 1_000_000, 1.0)
         with store.transaction() as transaction:
             assert transaction.runs() == (RUN,)
@@ -62,7 +62,7 @@ class TestSqlite(StoreSuite):
         store = open_store(url, patience_s=0.1)
         holder = sqlite3.connect(tmp_path / "data" / "coordinator.db", isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StorageError, match="coordinator.db is locked"), store.transaction():
+        with pytest.raises(StorageError, match=r"coordinator\.db is locked"), store.transaction():
             pass
         holder.close()
         store.close()
@@ -146,7 +146,7 @@ def test_the_known_version_is_that_of_the_newest_migration() -> None:
     config.set_main_option("path_separator", "os")
     script = ScriptDirectory.from_config(config)
     assert script.get_heads() == [schema.VERSION]
-    assert sorted(each.revision for each in script.walk_revisions())[-1] == schema.VERSION
+    assert max(each.revision for each in script.walk_revisions()) == schema.VERSION
 
 
 def test_opening_an_up_to_date_database_imports_no_migrations(tmp_path: Path) -> None:

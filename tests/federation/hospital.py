@@ -96,10 +96,10 @@ class IdleLead:
         out = self.folder / str(number)
         out.mkdir(parents=True, exist_ok=True)
         segments = {}
-        for segment in self.layout.segments:
+        for index, segment in enumerate(self.layout.segments):
             segments[segment.name] = out / segment.name.replace("/", "-")
             values = SegmentValues(
-                plain=np.full(segment.plain_values, number, np.float32),
+                plain=np.full(segment.plain_values, number + index / 8, np.float32),
                 filters=np.zeros(segment.filter_values, np.float32),
                 counts=np.zeros(segment.slots, np.int64),
             )

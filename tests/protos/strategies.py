@@ -87,6 +87,7 @@ instructions = st.builds(
     round=st.none() | rounds,
     run_spec=st.none() | artefacts,
     seconds_left=reals,
+    last_report=st.integers(0, 2**63 - 1),
     task=st.builds(Wait, reason=texts),
 ) | st.builds(
     Instruction,
@@ -94,6 +95,7 @@ instructions = st.builds(
     round=rounds,
     run_spec=artefacts,
     seconds_left=reals,
+    last_report=st.integers(0, 2**63 - 1),
     task=trains | submits | finishes,
 )
 
@@ -134,7 +136,6 @@ descriptions = st.builds(
     root=pems,
     issuer=pems,
     membership_key=keys,
-    binding=st.binary(max_size=128),
 )
 
 # What a decoder is tried with: terms, their encoder, the decoder, the message's class.

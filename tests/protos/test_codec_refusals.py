@@ -176,7 +176,6 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("enrol", enrol(software=""), "EnrolRequest.software: empty"),
     ("description", describe(membership_public_key=b""), "DescribeReply.membership_public_key: 0 bytes"),
     ("description", describe(root_pem=b""), "DescribeReply.root_pem: 0 bytes"),
-    ("description", describe(membership_key_binding=bytes(129)), "DescribeReply.membership_key_binding: 129 bytes"),
     ("renew", common.RenewRequest(), "RenewRequest.certificate_request_pem: 0 bytes"),
     ("renewed", common.RenewReply(certificate_chain_pem=TOO_LONG_PEM), "RenewReply.certificate_chain_pem"),
     ("membership", common.MembershipReply(signed_list=bytes((1 << 20) + 1)), "MembershipReply.signed_list"),

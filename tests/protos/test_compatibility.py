@@ -209,3 +209,17 @@ def test_the_generated_code_holds_the_schema_that_would_be_released(tmp_path: Pa
     assert protoc.main([sys.executable, include, "--include_imports", f"--descriptor_set_out={out}", *files]) == 0
     compiled, generated = compatibility.released_schema(out), compatibility.current_schema()
     assert compatibility.breaks(compiled, generated) == compatibility.breaks(generated, compiled) == []
+
+
+@pytest.mark.parametrize("content", [None, b"\xff"])
+def test_a_released_schema_that_cannot_be_read_is_said_in_one_line(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "v1.binpb"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setattr(
+        compatibility, "released_schema", lambda: compatibility.FileDescriptorSet.FromString(path.read_bytes())
+    )
+    assert compatibility.main() == 1
+    assert len(capsys.readouterr().out.splitlines()) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from functools import partial
 from typing import Annotated
 
 import typer
@@ -17,11 +16,15 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Administer a federation: found a consortium, let sites in, sign the membership list, run and watch trainings.",
+    help="Administer a federation: found a consortium, let sites in, sign the membership list, run and watch.",
     epilog=EPILOG,
 )
 for _name in _COMMANDS:
     importlib.import_module(f"coordinator.cli.admin.{_name}").register(app)
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so
+    print_version("fedmepd-admin", wanted=wanted)
 
 
 @app.callback()
@@ -31,7 +34,7 @@ def _root(
         typer.Option(
             "--version",
             is_eager=True,
-            callback=partial(print_version, "fedmepd-admin"),
+            callback=_print_version,
             help="Print the version and leave.",
         ),
     ] = False,

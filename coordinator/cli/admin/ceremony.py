@@ -114,9 +114,7 @@ def _request(folder: IdentityFolder, token: EnrolmentToken, passphrase: bytes | 
     )
 
 
-def _exchange(
-    address: str, trust: Trust, request: messages.EnrolRequest, waiting: Callable[[float], None]
-) -> bytes:
+def _exchange(address: str, trust: Trust, request: messages.EnrolRequest, waiting: Callable[[float], None]) -> bytes:
     """Show the token, again and again while an admin has to approve; return the certificate chain."""
     while True:
         with newcomer_channel(address, trust.root_pem) as channel:

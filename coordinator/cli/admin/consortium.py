@@ -24,8 +24,8 @@ def register(app: typer.Typer) -> None:
 def init(directory: _Dir, name: _Name, as_json: _Json = False) -> None:
     """Make the root and the membership key of a new consortium, sealed under a passphrase.
 
-    The passphrase is asked for twice, or read from FEDMEPD_CONSORTIUM_PASSPHRASE; 12 characters at least. Without it and
-    the folder no site can ever be added: keep a copy of both, in two places, on no networked machine.
+    The passphrase is asked for twice, or read from FEDMEPD_CONSORTIUM_PASSPHRASE; 12 characters at least. Without it
+    and the folder no site can ever be added: keep copies of both in two places, on no networked machine.
 
     Example: fedmepd-admin consortium init /media/usb/consortium --name brain.example.org
     """

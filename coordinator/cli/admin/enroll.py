@@ -13,7 +13,9 @@ from coordinator.cli.roles import PersonRole
 _Id = Annotated[str, typer.Argument(metavar="ID", help="Your id, as the token was made for.", show_default=False)]
 _Token = Annotated[
     str,
-    typer.Option("--token", envvar="FEDMEPD_TOKEN", help="The one-time token; - reads it from stdin.", show_default=False),
+    typer.Option(
+        "--token", envvar="FEDMEPD_TOKEN", help="The one-time token; - reads it from stdin.", show_default=False
+    ),
 ]
 _Coordinator = Annotated[
     str, typer.Option("--coordinator", metavar="HOST[:PORT]", help="Where it serves members.", show_default=False)
@@ -23,6 +25,8 @@ _Enrolment = Annotated[
     typer.Option("--enrolment", metavar="HOST[:PORT]", help="Where it enrols newcomers: same host, port 8444."),
 ]
 _Role = Annotated[PersonRole, typer.Option("--role", help="Your role, as the token was made for.")]
+
+_STDIN = "-"
 
 
 def register(app: typer.Typer) -> None:
@@ -40,8 +44,8 @@ def enroll(
 ) -> None:
     """Trade a one-time token for an identity: keys are made here, the coordinator certifies them.
 
-    The server is believed only if its root has the fingerprint in the token. With FEDMEPD_KEY_PASSPHRASE set, your keys are
-    sealed with it. If it is interrupted, run it again with the same token.
+    The server is believed only if its root has the fingerprint in the token. With FEDMEPD_KEY_PASSPHRASE set, your keys
+    are sealed with it. If it is interrupted, run it again with the same token.
 
     Example: fedmepd-admin enroll alice --role admin --coordinator fed.example.org --token -
     """
@@ -51,7 +55,7 @@ def enroll(
     from security.identity import Role
     from security.tokens import parse
 
-    parsed = parse(sys.stdin.readline() if token == "-" else token)
+    parsed = parse(sys.stdin.readline() if token == _STDIN else token)
     addresses = addresses_of(coordinator, enrolment)
     facts = enrol(
         identity,

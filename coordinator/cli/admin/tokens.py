@@ -12,9 +12,7 @@ from coordinator.cli.roles import MemberRole
 _Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the party, such as hospital-a.", show_default=False)]
 _TokenId = Annotated[str, typer.Argument(metavar="TOKEN-ID", help="As `tokens list` shows it.", show_default=False)]
 _Role = Annotated[MemberRole, typer.Option("--role", help="What the party will be.")]
-_Modalities = Annotated[
-    str, typer.Option("--modalities", help="What a site must own, with commas; empty lets it say.")
-]
+_Modalities = Annotated[str, typer.Option("--modalities", help="What a site must own, with commas; empty lets it say.")]
 _Hours = Annotated[float, typer.Option("--hours", min=0.02, max=720, help="How long the token can be used.")]
 _Approval = Annotated[bool, typer.Option("--approval", help="An admin must approve the enrolment as well.")]
 _Replace = Annotated[
@@ -31,7 +29,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="tokens")
 
 
-def create(
+def create(  # noqa: PLR0917  one argument per option
     id_: _Id,
     identity: options.Identity,
     role: _Role = MemberRole.SITE,
@@ -72,7 +70,8 @@ def create(
         return
     typer.echo(reply.token)
     typer.echo(
-        f"shown once; for {role.value} {id_}, until {when(reply.view.expires)}; token id {reply.view.token_id}", err=True
+        f"shown once; for {role.value} {id_}, until {when(reply.view.expires)}; token id {reply.view.token_id}",
+        err=True,
     )
 
 

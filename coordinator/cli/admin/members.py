@@ -1,0 +1,158 @@
+"""`fedmepd-admin sites` and `members`: who is in, who waits, who is out."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordinator.cli.admin import options
+from coordinator.cli.roles import MemberRole
+
+if TYPE_CHECKING:
+    from coordinator.cli.admin.connection import Connection
+
+_Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the party.", show_default=False)]
+_RoleArgument = Annotated[MemberRole, typer.Argument(metavar="ROLE", help="site, admin, operator or auditor.")]
+_Reason = Annotated[str, typer.Option("--reason", help="Why, for the audit log.", show_default=False)]
+_COLUMNS = ("role", "id", "state", "modalities", "last seen", "doing", "certificate until", "identity key")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    sites = typer.Typer(no_args_is_help=True, help="Sites: list, approve an enrolment, revoke.")
+    sites.command("list")(list_sites)
+    sites.command("approve")(approve_site)
+    sites.command("revoke")(revoke_site)
+    app.add_typer(sites, name="sites")
+    members = typer.Typer(no_args_is_help=True, help="Members of all roles: list, approve an enrolment, revoke.")
+    members.command("list")(list_members)
+    members.command("approve")(approve_member)
+    members.command("revoke")(revoke_member)
+    app.add_typer(members, name="members")
+
+
+def list_sites(identity: options.Identity, as_json: options.Json = False) -> None:
+    """List sites: `enrolled` has a certificate, `member` is in the signed list too and takes part in runs.
+
+    Example: fedmepd-admin sites list
+    """
+    _list(identity, as_json=as_json, only=MemberRole.SITE)
+
+
+def list_members(identity: options.Identity, as_json: options.Json = False) -> None:
+    """List members of all roles.
+
+    Example: fedmepd-admin members list --json
+    """
+    _list(identity, as_json=as_json, only=None)
+
+
+def approve_site(id_: _Id, identity: options.Identity) -> None:
+    """Let a site in that waits for an approval; compare its identity key with what the hospital reads out to you.
+
+    Example: fedmepd-admin sites approve hospital-a
+    """
+    _approve(identity, MemberRole.SITE, id_)
+
+
+def approve_member(role: _RoleArgument, id_: _Id, identity: options.Identity) -> None:
+    """Let a member in that waits for an approval.
+
+    Example: fedmepd-admin members approve operator bob
+    """
+    _approve(identity, role, id_)
+
+
+def revoke_site(id_: _Id, reason: _Reason, identity: options.Identity, yes: options.Yes = False) -> None:
+    """Refuse a site's certificates from now on, on live connections too, and take it out of the round.
+
+    Sign a new membership list afterwards, so that the other sites refuse it as well.
+
+    Example: fedmepd-admin sites revoke hospital-a --reason "laptop stolen"
+    """
+    _revoke(identity, MemberRole.SITE, id_, reason, yes=yes)
+
+
+def revoke_member(
+    role: _RoleArgument, id_: _Id, reason: _Reason, identity: options.Identity, yes: options.Yes = False
+) -> None:
+    """Refuse a member's certificates from now on, on live connections too.
+
+    Example: fedmepd-admin members revoke operator bob --reason "left the project"
+    """
+    _revoke(identity, role, id_, reason, yes=yes)
+
+
+def _list(identity: Any, *, as_json: bool, only: MemberRole | None) -> None:
+    from coordinator.cli.admin.connection import connected
+    from coordinator.cli.admin.output import print_json, print_table
+
+    with connected(identity) as connection:
+        found = [m for m in fetch_members(connection) if only is None or m["role"] == only.value]
+    if as_json:
+        print_json(found)
+        return
+    now = time.time()
+    print_table(_COLUMNS, [_row(member, now) for member in found], empty="Nobody has enrolled yet.")
+
+
+def fetch_members(connection: Connection) -> list[dict[str, Any]]:
+    """Return who waits and who is a member, as plain data."""
+    from coordinator.admin_channel import ask
+    from coordinator.cli.admin.output import plain
+    from protos.v1 import admin_pb2 as messages
+
+    return [plain(view) for view in ask(connection.stub.ListMembers, messages.ListMembersRequest()).members]
+
+
+def _row(member: dict[str, Any], now: float) -> tuple[str, ...]:
+    from coordinator.cli.admin.output import ago, when
+
+    return (
+        member["role"],
+        member["id"],
+        member["state"],
+        ", ".join(member["modalities"]),
+        ago(member["last_seen"], now),
+        member["activity"],
+        when(member["certificate_expires"]),
+        f"{member['identity_public_key'][:16]}…",
+    )
+
+
+def _approve(identity: Any, role: MemberRole, id_: str) -> None:
+    from coordinator.admin_channel import ask
+    from coordinator.cli.admin.connection import connected
+    from coordinator.cli.admin.output import plain
+    from coordinator.errors import NotFoundError
+    from protos.v1 import admin_pb2 as messages
+
+    with connected(identity) as connection:
+        tokens = [plain(view) for view in ask(connection.stub.ListTokens, messages.ListTokensRequest()).tokens]
+        waiting = [t for t in tokens if (t["role"], t["id"], t["state"]) == (role.value, id_, "awaiting approval")]
+        if not waiting:
+            raise NotFoundError(
+                f"{role.value} {id_} does not wait for an approval", remedy="fedmepd-admin members list"
+            )
+        request = messages.ApproveEnrolmentRequest(token_id=waiting[0]["token_id"])
+        view = plain(ask(connection.stub.ApproveEnrolment, request).view)
+    typer.echo(f"{role.value} {id_} is {view['state']}; identity key {view['identity_public_key']}")
+    if role is MemberRole.SITE:
+        typer.echo("it takes part once it is in the signed list: fedmepd-admin membership sign", err=True)
+
+
+def _revoke(identity: Any, role: MemberRole, id_: str, reason: str, *, yes: bool) -> None:
+    from coordinator.admin_channel import ask
+    from coordinator.cli.admin.connection import connected
+    from coordinator.views import role_message
+    from protos.v1 import admin_pb2 as messages
+    from security.identity import Role
+
+    if not yes:
+        typer.confirm(f"Revoke {role.value} {id_}? It has to enrol again to come back.", abort=True, err=True)
+    with connected(identity) as connection:
+        number = role_message(Role(role.value))
+        ask(connection.stub.RevokeMember, messages.RevokeMemberRequest(role=number, id=id_, reason=reason))
+    typer.echo(f"{role.value} {id_} is revoked")

@@ -1,0 +1,232 @@
+"""`fedmepd-admin membership`: the signed list of sites that count; signing needs the membership key.
+
+On one machine: `membership sign --consortium-dir DIR`. On two: `membership prepare FILE` by the admin, `membership sign
+FILE --consortium-dir DIR --out FILE` where the key is, `membership publish FILE` by the admin.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordinator.cli.admin import options
+
+if TYPE_CHECKING:
+    from coordinator.cli.admin.connection import Connection
+    from security.membership import MembershipList
+
+_Consortium = Annotated[
+    Path,
+    typer.Option("--consortium-dir", help="Folder of the consortium, with the membership key.", show_default=False),
+]
+_Prepared = Annotated[
+    Path | None, typer.Argument(metavar="[FILE]", help="Prepared list; fetched from the coordinator if not given.")
+]
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="The file.", show_default=False)]
+_Out = Annotated[Path | None, typer.Option("--out", help="Write the signed list here instead of publishing it.")]
+_Days = Annotated[int, typer.Option("--days", min=1, max=3650, help="How long new entries are valid.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    group = typer.Typer(no_args_is_help=True, help="The signed list of sites that count: show, prepare, sign, publish.")
+    group.command("show")(show)
+    group.command("prepare")(prepare)
+    group.command("sign")(sign)
+    group.command("publish")(publish)
+    app.add_typer(group, name="membership")
+
+
+def show(identity: options.Identity, as_json: options.Json = False) -> None:
+    """Show the list in force; its signature is verified here.
+
+    Example: fedmepd-admin membership show
+    """
+    import json
+
+    from coordinator.cli.admin.connection import connected
+    from coordinator.cli.admin.output import print_table
+    from security import membership_file
+
+    with connected(identity) as connection:
+        signed, current = _in_force(connection)
+    if as_json:
+        typer.echo(json.dumps(None) if current is None else membership_file.to_json(signed).decode().rstrip())
+        return
+    if current is None:
+        typer.echo("There is no membership list yet: fedmepd-admin membership sign.")
+        return
+    typer.echo(f"version {current.version} of {current.issued_at:%Y-%m-%d %H:%M} UTC, digest {current.digest}")
+    rows = [
+        (m.site, ", ".join(m.modalities), f"{m.valid_from:%Y-%m-%d}", f"{m.valid_until:%Y-%m-%d}", m.identity_key.hex())
+        for m in current.members
+    ]
+    print_table(("site", "modalities", "from", "until", "identity key"), rows, empty="It is empty.")
+
+
+def prepare(file: _File, identity: options.Identity, days: _Days = 365) -> None:
+    """Write the list that would be signed now to a file, for the machine where the membership key is.
+
+    Example: fedmepd-admin membership prepare list.json
+    """
+    from coordinator.cli.admin.connection import connected
+    from security import files, membership_file
+
+    with connected(identity) as connection:
+        current, new = _proposal(connection, days)
+    _show_difference(current, new)
+    files.replace(file, membership_file.unsigned_to_json(new), files.PUBLIC)
+    typer.echo(f"written to {file}; next: fedmepd-admin membership sign {file} --consortium-dir DIR --out signed.json")
+
+
+def sign(
+    consortium_dir: _Consortium,
+    identity: options.Identity,
+    file: _Prepared = None,
+    out: _Out = None,
+    days: _Days = 365,
+    yes: options.Yes = False,
+) -> None:
+    """Sign the list of all enrolled sites, after you have read how it differs from the one in force.
+
+    Without FILE the enrolled sites are fetched; with FILE and --out no connection is needed. Without --out the signed
+    list is published. Read the identity keys: they are what you vouch for.
+
+    Example: fedmepd-admin membership sign --consortium-dir /media/usb/consortium
+    """
+    from coordinator.cli.admin.connection import connected
+    from coordinator.errors import ConfigError
+    from security.folders import ConsortiumFolder
+
+    trust = ConsortiumFolder(consortium_dir).read_trust()
+    if file is not None:
+        new = _read_prepared(file)
+        _show_difference(None, new)
+    else:
+        with connected(identity) as connection:
+            current, new = _proposal(connection, days)
+        if current is not None and current.members == new.members:
+            typer.echo(f"nothing has changed since version {current.version}")
+            return
+        _show_difference(current, new)
+    if new.consortium != trust.consortium:
+        raise ConfigError(f"the list is for {new.consortium}, the folder for {trust.consortium}")
+    if not yes:
+        typer.confirm("Sign this list?", abort=True, err=True)
+    _deliver(_signed(new, consortium_dir), out, identity)
+
+
+def publish(file: _File, identity: options.Identity) -> None:
+    """Put a signed list in force.
+
+    Example: fedmepd-admin membership publish signed.json
+    """
+    from coordinator.errors import ConfigError
+
+    try:
+        document = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {file} ({error.strerror})") from error
+    _publish(document, identity)
+
+
+def _read_prepared(file: Path) -> MembershipList:
+    from dataclasses import replace
+
+    from coordinator.errors import ConfigError
+    from security import membership_file
+
+    try:
+        prepared = membership_file.unsigned_from_json(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {file} ({error.strerror})") from error
+    return replace(prepared, issued_at=datetime.now(UTC))
+
+
+def _signed(new: MembershipList, consortium_dir: Path) -> bytes:
+    from coordinator.cli.passphrases import consortium_passphrase
+    from security import membership, membership_file
+    from security.folders import ConsortiumFolder
+
+    consortium = ConsortiumFolder(consortium_dir).open(consortium_passphrase())
+    return membership_file.to_json(membership.sign(new, consortium.membership_key))
+
+
+def _deliver(document: bytes, out: Path | None, identity: Path) -> None:
+    from security import files
+
+    if out is None:
+        _publish(document, identity)
+        return
+    files.replace(out, document, files.PUBLIC)
+    typer.echo(f"signed list in {out}; next: fedmepd-admin membership publish {out}")
+
+
+def _publish(document: bytes, identity: Path) -> None:
+    from coordinator.admin_channel import ask
+    from coordinator.cli.admin.connection import connected
+    from protos.v1 import admin_pb2 as messages
+
+    with connected(identity) as connection:
+        reply = ask(connection.stub.PublishMembership, messages.PublishMembershipRequest(signed_list=document))
+    typer.echo(f"membership list {reply.version} is in force")
+
+
+def _proposal(connection: Connection, days: int) -> tuple[MembershipList | None, MembershipList]:
+    """Return the list in force, and one of all sites enrolled now; entries that stay the same keep their validity."""
+    from coordinator.cli.admin.members import fetch_members
+    from security.membership import Member, MembershipList
+
+    _, current = _in_force(connection)
+    now = datetime.now(UTC).replace(microsecond=0)
+    known = {(m.site, m.identity_key, m.modalities): m for m in current.members} if current else {}
+    members = []
+    for view in fetch_members(connection):
+        if view["role"] != "site" or view["state"] not in {"enrolled", "member"}:
+            continue
+        key, modalities = bytes.fromhex(view["identity_public_key"]), tuple(sorted(view["modalities"]))
+        kept = known.get((view["id"], key, modalities))
+        fresh = Member(
+            site=view["id"],
+            identity_key=key,
+            modalities=modalities,
+            valid_from=now,
+            valid_until=now + timedelta(days=days),
+        )
+        members.append(kept if kept is not None and kept.valid_until > now + timedelta(days=30) else fresh)
+    return current, MembershipList(
+        consortium=connection.loaded.trust.consortium,
+        version=1 if current is None else current.version + 1,
+        issued_at=now,
+        members=tuple(sorted(members, key=lambda member: member.site)),
+    )
+
+
+def _in_force(connection: Connection) -> tuple[Any, MembershipList | None]:
+    """Return the list in force as it came and, verified against the pinned key, what it says."""
+    from coordinator.admin_channel import ask
+    from protos.v1 import common_pb2 as common
+    from security import membership, membership_file
+
+    document = ask(connection.stub.Membership, common.MembershipRequest()).signed_list
+    if not document:
+        return None, None
+    signed, trust = membership_file.from_json(document), connection.loaded.trust
+    return signed, membership.verify(
+        signed, trust.membership_key, consortium=trust.consortium, at_least_version=0, now=datetime.now(UTC)
+    )
+
+
+def _show_difference(old: MembershipList | None, new: MembershipList) -> None:
+    """Print what changes, one row per change."""
+    from coordinator.cli.admin.output import print_table
+    from security.membership import diff
+
+    signs = {"+": "new", "-": "gone", "~": "changed"}
+    lines = diff(old, new)
+    typer.echo(f"membership of {new.consortium}, {lines[0]}")
+    rows = [(signs.get(line[:1], ""), *line[2:].partition(": ")[::2]) for line in lines[1:]]
+    print_table(("", "site", "what"), rows, empty="No site changes.")

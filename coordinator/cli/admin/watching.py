@@ -1,0 +1,143 @@
+"""The live view of a run: a table that is drawn anew, or one line per change where nobody looks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import typer
+
+from coordinator.cli.admin.output import ago, console, lasting, plain
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.live import Live
+
+    from protos.v1.admin_pb2_grpc import AdminStub
+
+_BAR = 16
+
+
+class Viewer(Protocol):
+    """Somebody who shows views."""
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+
+    def __exit__(self, *_: object) -> None:
+        """Leave what was shown last."""
+
+    def show(self, view: dict[str, Any]) -> None:
+        """Show a view."""
+
+
+def last_view(stub: AdminStub, run: str, viewer: Viewer | None) -> dict[str, Any] | None:
+    """Follow a run; return its last view. Without a viewer the first view is enough."""
+    from protos.v1 import admin_pb2 as messages
+
+    stream = stub.WatchRun(messages.WatchRunRequest(run=run))
+    view = None
+    try:
+        if viewer is None:
+            return plain(next(iter(stream)))
+        with viewer:
+            for message in stream:
+                view = plain(message)
+                viewer.show(view)
+        return view
+    finally:
+        stream.cancel()
+
+
+class Watcher:
+    """Shows views at a terminal as a live table, elsewhere as lines."""
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+        self._said: tuple[str, ...] = ()
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        if sys.stdout.isatty():
+            from rich.live import Live
+
+            self._live = Live(console=console(), auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the last table on the screen."""
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, view: dict[str, Any]) -> None:
+        """Show a view."""
+        if self._live is not None:
+            self._live.update(drawn(view, time.time()), refresh=True)
+            return
+        lines = changes(view)
+        for line in lines:
+            if line not in self._said:
+                typer.echo(line)
+        self._said = lines
+
+
+def changes(view: dict[str, Any]) -> tuple[str, ...]:
+    """Return what a run's state comes to, one line per thing that changes."""
+    current = view["round"]
+    place = f"{view['run']} round {current['round']}/{view['rounds']}"
+    if current["attempt"] > 1:
+        place += f" (attempt {current['attempt']})"
+    state = "paused" if view["paused"] and not view["ended"] else view["state"]
+    lines = [f"{view['run']}: {state}{_because(view['reason'])}"]
+    if current["attempt"]:
+        lines.append(f"{place}: {current['phase']}{_because(current['reason'])}")
+    sites = (f"{place}: {site['site']} {site['state']}{_because(site['reason'])}" for site in current["participants"])
+    return (*lines, *sites)
+
+
+def drawn(view: dict[str, Any], now: float) -> Group:
+    """Return a run's state as a table."""
+    from rich import box
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("site", "modalities", "state", "progress", "last seen", "", box=box.SIMPLE_HEAD, pad_edge=False)
+    for site in view["round"]["participants"]:
+        table.add_row(
+            escape(site["site"]),
+            escape(", ".join(site["modalities"])),
+            site["state"],
+            bar(site["done"], site["total"]),
+            ago(site["last_seen"], now),
+            escape(site["reason"]),
+        )
+    lead = view["lead"]
+    table.add_row("(lead)", "all", escape(lead["activity"]), bar(lead["done"], lead["total"]), "", "")
+    return Group(escape(heading(view, now)), table)
+
+
+def heading(view: dict[str, Any], now: float) -> str:
+    """Return run, round and phase in one line."""
+    current = view["round"]
+    state = "paused" if view["paused"] and not view["ended"] else view["state"]
+    text = f"{view['run']} ({view['method']}) {state}{_because(view['reason'])}"
+    if not current["attempt"]:
+        return text
+    attempt = f" attempt {current['attempt']}" if current["attempt"] > 1 else ""
+    spent = now - current["began"] - sum(part["seconds"] for part in current["durations"])
+    return f"{text} · round {current['round']}/{view['rounds']}{attempt} · {current['phase']} for {lasting(spent)}"
+
+
+def bar(done: int, total: int) -> str:
+    """Return progress as a bar of characters."""
+    if not total:
+        return ""
+    full = min(_BAR, _BAR * done // total)
+    return f"{'━' * full}{'╌' * (_BAR - full)} {done}/{total}"
+
+
+def _because(reason: str) -> str:
+    return f" ({reason})" if reason else ""
