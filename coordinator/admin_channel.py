@@ -117,7 +117,7 @@ def _parts(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
 def _unreachable(address: str, details: str) -> UnreachableError:
     short = " ".join(details.split())[:300].rstrip(".")
     remedy = "check the address and port, the firewall, and that the coordinator is running there"
-    if any(word in short.lower() for word in ("ssl", "tls", "certificate", "handshake")):
+    if any(word in short.lower() for word in ("ssl", "tls", "certificate", "handshake", "socket closed")):
         remedy = (
             "check that the address is one of the names in the coordinator's certificate, this machine's clock, "
             "and that no middlebox opens TLS; an expired or revoked certificate needs a new enrolment"

@@ -36,9 +36,7 @@ class MemberCalls(AdminServicer):
         chain = await asyncio.to_thread(self._registry.renew, caller(context), request.certificate_request_pem)
         return common.RenewReply(certificate_chain_pem=chain)
 
-    async def CreateToken(
-        self, request: messages.CreateTokenRequest, context: Context
-    ) -> messages.CreateTokenReply:
+    async def CreateToken(self, request: messages.CreateTokenRequest, context: Context) -> messages.CreateTokenReply:
         """Make a one-time token."""
         text, row = await asyncio.to_thread(
             self._registry.create_token,
@@ -75,9 +73,7 @@ class MemberCalls(AdminServicer):
         row = await asyncio.to_thread(self._registry.approve, request.token_id, actor=caller(context).uri)
         return messages.ApproveEnrolmentReply(view=self._member(row))
 
-    async def RevokeMember(
-        self, request: messages.RevokeMemberRequest, context: Context
-    ) -> messages.RevokeMemberReply:
+    async def RevokeMember(self, request: messages.RevokeMemberRequest, context: Context) -> messages.RevokeMemberReply:
         """Refuse a member from now on, and take a site out of the round."""
         role, reason = _role(request.role), request.reason[:LONGEST_REASON]
         await asyncio.to_thread(self._registry.revoke, role, request.id, reason, actor=caller(context).uri)

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Literal
 
 from coordinator.admin_members import LONGEST_REASON, Context
 from coordinator.auth import caller
 from coordinator.errors import CorruptedError, NotFoundError, RefusedError
+from coordinator.journal import record
 from coordinator.ports import BlobStore, RunControl, Store
 from coordinator.records import ModelRow, RoundRow, RunRow
 from coordinator.state import RunState, load_round, load_run
@@ -95,6 +97,7 @@ class RunCalls(AdminServicer):
         wanted = _chosen(rows, request.run, request.round)
         if request.offset > wanted.model.size:
             raise RefusedError(f"offset {request.offset} is beyond the end, {wanted.model.size}")
+        await asyncio.to_thread(self._note_export, wanted, caller(context).uri, request.offset)
         offset, file = request.offset, await asyncio.to_thread(self._blobs.open, wanted.model)
         try:
             await asyncio.to_thread(file.seek, offset)
@@ -106,6 +109,19 @@ class RunCalls(AdminServicer):
                 offset += len(data)
         finally:
             await asyncio.to_thread(file.close)
+
+    def _note_export(self, model: ModelRow, actor: str, offset: int) -> None:
+        """Put on record that a model leaves the coordinator."""
+        with self._store.transaction() as transaction:
+            record(
+                transaction,
+                time.time(),
+                actor=actor,
+                action="model.exported",
+                subject=f"{model.run}/{model.round_number}",
+                outcome="accepted",
+                details={"sha256": model.model.sha256, "offset": str(offset)},
+            )
 
     def _live(self, row: RunRow, state: RunState) -> messages.RunView:
         """Return a run with what everybody is doing, unless it is over."""

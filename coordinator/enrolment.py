@@ -25,7 +25,7 @@ from protos.terms import PROTOCOL
 from protos.v1 import common_pb2 as common
 from protos.v1 import enrolment_pb2 as messages
 from protos.v1.enrolment_pb2_grpc import EnrolmentServicer
-from security.errors import TokenError
+from security.errors import WrongTokenError
 
 SOFTWARE = f"fedmepd-coordinator {__version__}"
 WRONG_TOKENS = 5
@@ -98,7 +98,7 @@ class Enrolment(EnrolmentServicer):
             raise RefusedError(f"the enrolment request is larger than {_MOST_REQUEST_BYTES} bytes")
         try:
             outcome = await asyncio.to_thread(self._registry.enrol, _attempt(request), peer=address)
-        except TokenError:
+        except WrongTokenError:
             self._patience.wrong(address)
             raise
         if isinstance(outcome, Awaiting):

@@ -1,184 +1,226 @@
-"""Unfinished uploads on the local disk: resumable over restarts, hashed once, one writer at a time.
+"""Unfinished uploads on the local disk: resumable over restarts, hashed as they come, one writer at a time.
 
-Guarantees that `offset` counts only bytes that are on the disk: data is flushed every 32 MiB and when a writer closes.
-A finished file has the hash that names it; one that has not is discarded whole. Owners do not see each other.
+Guarantees that `offset` counts only bytes that were synchronised to the disk, at the latest when it is asked; that a
+finished file has the hash that names it, and one that has not is discarded; that owners do not see each other, have
+limited room each, and leave a reserve of the disk alone. Bytes that are there already and come again are skipped, not
+compared: the hash decides in the end. Not for two processes on one folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from urllib.parse import quote
 
-from coordinator.errors import ConflictError, CorruptedError, RefusedError, StorageError
-from fedmepd import durable
+from coordinator.errors import ConflictError, CorruptedError, NotFoundError, RefusedError, StorageError
+from coordinator.spool_writer import SpoolWriter, hash_of
+from fedmepd.durable import sync_folder
 from protos.terms import ArtefactRef
 
-_FLUSH_BYTES = 32 << 20
-_READ_BYTES = 1 << 20
-
-
-class SpoolWriter:
-    """Appends to one unfinished upload.
-
-    Args:
-        spool: Where it lies.
-        key: Owner and artefact.
-        file: Open at its end.
-        digest: Over all that is there.
-    """
-
-    def __init__(self, spool: Spool, key: tuple[str, ArtefactRef], file: IO[bytes], digest: hashlib._Hash) -> None:
-        self._spool, self._key, self._file, self._digest = spool, key, file, digest
-        self._offset, self._unflushed = file.tell(), 0
-
-    def write(self, offset: int, data: bytes) -> None:
-        """Append bytes.
-
-        Raises:
-            RefusedError: If they do not follow what is there, or reach beyond the end.
-            StorageError: If the disk is full.
-        """
-        ref = self._key[1]
-        if offset != self._offset or offset + len(data) > ref.size:
-            raise RefusedError(
-                f"bytes {offset} to {offset + len(data)} of {ref.size} do not follow {self._offset}",
-                remedy="ask for the offset and go on from there",
-            )
-        try:
-            self._file.write(data)
-            self._digest.update(data)
-            self._offset += len(data)
-            self._unflushed += len(data)
-            if self._unflushed >= _FLUSH_BYTES:
-                self._flush()
-        except OSError as error:
-            raise StorageError(
-                f"the coordinator cannot keep the upload ({error.strerror})", remedy="free space"
-            ) from error
-
-    def close(self) -> None:
-        """Put on disk what came, and let another writer in."""
-        try:
-            self._flush()
-        except OSError as error:
-            raise StorageError(f"the coordinator cannot keep the upload ({error.strerror})") from error
-        finally:
-            self._file.close()
-            self._spool.release(self._key, self._offset, self._digest)
-
-    def _flush(self) -> None:
-        self._file.flush()
-        os.fdatasync(self._file.fileno())
-        self._unflushed = 0
+_Key = tuple[str, ArtefactRef]
+_FILE = re.compile(r"(?P<sha256>[0-9a-f]{64})-(?P<size>[0-9]+)\.part")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Spool:
-    """The folder of unfinished uploads.
+    """The folder of unfinished uploads; any thread may use it.
 
     Args:
-        folder: Where; made as needed.
-        min_free_bytes: Uploads are refused when the disk would have less.
+        folder: Where; made as needed, for its owner only.
+        max_bytes_per_owner: Announced bytes of all an owner's uploads together; no limit if not given.
+        min_free_bytes: What uploads must leave of the disk.
     """
 
-    def __init__(self, folder: Path, *, min_free_bytes: int = 0) -> None:
-        self._folder, self._min_free_bytes = folder, min_free_bytes
-        self._lock = threading.Lock()
-        self._writing: set[tuple[str, ArtefactRef]] = set()
-        self._digests: dict[tuple[str, ArtefactRef], tuple[int, hashlib._Hash]] = {}
+    def __init__(self, folder: Path, *, max_bytes_per_owner: int | None = None, min_free_bytes: int = 0) -> None:
+        self._folder, self._limit, self._reserve = folder, max_bytes_per_owner, min_free_bytes
+        self._lock = threading.RLock()
+        self._writers: dict[_Key, SpoolWriter | None] = {}  # None while it is being opened
+        self._known: dict[_Key, tuple[int, hashlib._Hash]] = {}  # hash and length of what a closed writer left
 
     def offset(self, owner: str, ref: ArtefactRef) -> int:
-        """Return the durable bytes of an upload; 0 if there are none."""
+        """Return how many bytes of an upload are durable; 0 if there are none.
+
+        Raises:
+            StorageError: If the disk fails.
+        """
+        with self._lock:
+            writer = self._writers.get((owner, ref))
+        if writer is not None:
+            return writer.durable
+        try:
+            with self._path(owner, ref).open("rb") as file:
+                os.fdatasync(file.fileno())
+                return min(os.fstat(file.fileno()).st_size, ref.size)
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise _cannot_keep(error) from error
+
+    def writer(self, owner: str, ref: ArtefactRef, offset: int) -> SpoolWriter:
+        """Open an upload to go on at an offset; what is there is hashed again only after a restart.
+
+        Args:
+            owner: Whose it is.
+            ref: What was announced.
+            offset: Where the next bytes belong, at most what is there.
+
+        Raises:
+            ConflictError: If it is being written already.
+            RefusedError: If the offset leaves a gap, or the upload is larger than the owner's room.
+            StorageError: If the disk has too little space.
+        """
+        key = (owner, ref)
+        with self._lock:
+            if key in self._writers:
+                raise ConflictError("this upload is being received already", remedy="wait until that call has ended")
+            self._make_room(owner, ref)
+            self._writers[key] = None
+        try:
+            writer = self._open(key, offset)
+        except BaseException:
+            with self._lock:
+                del self._writers[key]
+            raise
+        with self._lock:
+            self._writers[key] = writer
+        return writer
+
+    def finish(self, owner: str, ref: ArtefactRef) -> Path:
+        """Check a whole upload and return its file, for the caller to move away; until then it counts as the owner's.
+
+        Raises:
+            NotFoundError: If there is none.
+            ConflictError: If it is being written, or not whole.
+            CorruptedError: If it has another hash; it is discarded then.
+        """
+        key, path = (owner, ref), self._path(owner, ref)
+        with self._lock:
+            if key in self._writers:
+                raise ConflictError("this upload is being received", remedy="wait until that call has ended")
+            length, digest = self._known.pop(key, (-1, hashlib.sha256()))
+        reached = self.offset(owner, ref)
+        if not path.exists():
+            raise NotFoundError("there is no such upload", remedy="upload it from the start")
+        if reached < ref.size:
+            raise ConflictError(f"the upload has {reached} of {ref.size} bytes", remedy="upload the rest")
+        if length != path.stat().st_size:
+            digest = hash_of(path)
+        if digest.hexdigest() != ref.sha256:
+            self._forget(key)
+            raise CorruptedError("the upload does not have the hash that was announced", remedy="upload it again")
+        return path
+
+    def discard(self, owner: str) -> None:
+        """Forget all uploads of an owner; one that is being written ends with an error."""
+        with self._lock:
+            for writer in [w for (name, _), w in self._writers.items() if name == owner and w is not None]:
+                writer.cancel()
+            for key in [key for key in self._known if key[0] == owner]:
+                del self._known[key]
+            shutil.rmtree(self._owner_folder(owner), ignore_errors=True)
+
+    # -- room -------------------------------------------------------------------------------------------------------
+
+    def _make_room(self, owner: str, ref: ArtefactRef) -> None:
+        """Drop an owner's older uploads as far as its room asks for it, and check the disk."""
+        if self._limit is not None:
+            self._drop_older(owner, ref, self._limit)
+        with _words():
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            free = shutil.disk_usage(self._folder).free
+        expected = sum(writer.ref.size - writer.reached for writer in self._writers.values() if writer is not None)
+        needed = ref.size - self._there(owner, ref) + expected + self._reserve
+        if free < needed:
+            raise StorageError(
+                f"the coordinator's disk has {free} bytes free, uploads and the reserve need {needed}",
+                remedy="free some space there and upload again",
+            )
+
+    def _drop_older(self, owner: str, ref: ArtefactRef, limit: int) -> None:
+        others = {key: path for path, key in self._uploads(owner) if key[1] != ref}
+        busy = ref.size + sum(key[1].size for key in others if key in self._writers)
+        if busy > limit:
+            raise RefusedError(f"uploads of {busy} bytes are more than the {limit} that a site may have here")
+        idle = [key for key in others if key not in self._writers]
+        total = busy + sum(key[1].size for key in idle)
+        for key in sorted(idle, key=lambda key: others[key].stat().st_mtime_ns):
+            if total > limit:
+                total -= key[1].size
+                self._forget(key)
+
+    def _uploads(self, owner: str) -> Iterator[tuple[Path, _Key]]:
+        with contextlib.suppress(FileNotFoundError):
+            for path in self._owner_folder(owner).iterdir():
+                if named := _FILE.fullmatch(path.name):
+                    yield path, (owner, ArtefactRef(sha256=named["sha256"], size=int(named["size"])))
+
+    def _there(self, owner: str, ref: ArtefactRef) -> int:
         try:
             return min(self._path(owner, ref).stat().st_size, ref.size)
         except FileNotFoundError:
             return 0
 
-    def writer(self, owner: str, ref: ArtefactRef, offset: int) -> SpoolWriter:
-        """Open an upload for appending at an offset.
+    # -- files ------------------------------------------------------------------------------------------------------
 
-        Raises:
-            ConflictError: If it is being written already.
-            RefusedError: If the offset is not its end.
-            StorageError: If the disk has too little space.
-        """
-        key = (owner, ref)
-        with self._lock:
-            if key in self._writing:
-                raise ConflictError("this upload is being received already", remedy="wait until that call has ended")
-            self._writing.add(key)
-        try:
-            return self._open(key, offset)
-        except BaseException:
-            with self._lock:
-                self._writing.discard(key)
-            raise
-
-    def finish(self, owner: str, ref: ArtefactRef) -> Path:
-        """Check a whole upload and return its file, which is the caller's from now on.
-
-        Raises:
-            CorruptedError: If it has another hash; it is discarded then.
-        """
-        path, key = self._path(owner, ref), (owner, ref)
-        reached, digest = self._digests.pop(key, (-1, None))
-        if digest is None or reached != ref.size:
-            digest = _hash_of(path)
-        if path.stat().st_size != ref.size or digest.hexdigest() != ref.sha256:
-            path.unlink()
-            raise CorruptedError("the upload does not have the hash that was announced", remedy="upload it again")
-        return path
-
-    def discard(self, owner: str) -> None:
-        """Forget all unfinished uploads of an owner."""
-        shutil.rmtree(self._folder / owner, ignore_errors=True)
-
-    def release(self, key: tuple[str, ArtefactRef], reached: int, digest: hashlib._Hash) -> None:
-        """Let another writer in; keep the running hash for it."""
-        with self._lock:
-            self._writing.discard(key)
-            self._digests[key] = (reached, digest)
-
-    def _open(self, key: tuple[str, ArtefactRef], offset: int) -> SpoolWriter:
+    def _open(self, key: _Key, offset: int) -> SpoolWriter:
         owner, ref = key
-        path = self._path(owner, ref)
-        there = self.offset(owner, ref)
-        if offset != there:
-            raise RefusedError(
-                f"the upload has {there} bytes, not {offset}", remedy="ask for the offset and go on there"
-            )
-        try:
-            self._make_room(owner, ref, path, there)
-            file = path.open("ab")
-        except OSError as error:
-            raise StorageError(f"the coordinator cannot keep the upload ({error.strerror})") from error
-        reached, digest = self._digests.pop(key, (-1, None))
-        return SpoolWriter(self, key, file, digest if digest is not None and reached == there else _hash_of(path))
+        path, there = self._path(owner, ref), self._there(owner, ref)
+        if not 0 <= offset <= there:
+            raise RefusedError(f"{there} bytes are there, not {offset}", remedy="ask for the offset and go on there")
+        with _words():
+            made = not path.exists()
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                if made:
+                    sync_folder(path.parent)
+                    sync_folder(self._folder)
+                os.ftruncate(descriptor, there)
+                os.fdatasync(descriptor)
+                length, digest = self._known.pop(key, (-1, hashlib.sha256()))
+                digest = digest if length == there else hash_of(path)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        return SpoolWriter(descriptor, ref, there, digest, lambda writer: self._released(key, writer))
 
-    def _make_room(self, owner: str, ref: ArtefactRef, path: Path, there: int) -> None:
-        """Drop older uploads of the owner, and check the space."""
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for other in path.parent.iterdir():
-            if other != path:
-                other.unlink(missing_ok=True)
-        free, needed = shutil.disk_usage(path.parent).free, ref.size - there + self._min_free_bytes
-        if free < needed:
-            raise StorageError(
-                f"the coordinator has {free} bytes free, the upload needs {needed} with the reserve",
-                remedy="free space",
-            )
-        durable.sync_folder(path.parent)
+    def _released(self, key: _Key, writer: SpoolWriter) -> None:
+        with self._lock:
+            self._writers.pop(key, None)
+            if writer.intact:
+                self._known[key] = (writer.reached, writer.digest)
+
+    def _forget(self, key: _Key) -> None:
+        with self._lock:
+            self._known.pop(key, None)
+            self._path(*key).unlink(missing_ok=True)
+
+    def _owner_folder(self, owner: str) -> Path:
+        if not owner:
+            raise RefusedError("an upload needs an owner")
+        return self._folder / quote(owner, safe="").replace(".", "%2E")
 
     def _path(self, owner: str, ref: ArtefactRef) -> Path:
-        return self._folder / owner / f"{ref.sha256}.part"
+        if not _SHA256.fullmatch(ref.sha256) or ref.size < 0:
+            raise RefusedError("an upload is named by 64 lower-case hexadecimal digits and its size")
+        return self._owner_folder(owner) / f"{ref.sha256}-{ref.size}.part"
 
 
-def _hash_of(path: Path) -> hashlib._Hash:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(_READ_BYTES):
-            digest.update(data)
-    return digest
+@contextlib.contextmanager
+def _words() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_keep(error) from error
+
+
+def _cannot_keep(error: OSError) -> StorageError:
+    return StorageError(
+        f"the coordinator cannot keep the upload ({error.strerror})", remedy="free space or check its disk"
+    )

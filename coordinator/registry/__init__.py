@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from coordinator.errors import RefusedError
 from coordinator.ports import Store
 from coordinator.records import MemberRow, TokenRow
 from coordinator.registry import certificates, roster, tokens
@@ -91,10 +90,6 @@ class Registry:
             RefusedError: If role, lifetime or modalities are not allowed.
             ConflictError: If there is an open token for that party, or it is enrolled and not to be replaced.
         """
-        if role is Role.COORDINATOR:
-            raise RefusedError("coordinators do not enrol", remedy="fedmepd-coordinator init makes one")
-        if modalities:
-            modalities = tokens.checked_modalities(role, modalities)
         return tokens.create(
             self._office,
             self._office.identity(role, member_id),

@@ -127,13 +127,14 @@ class Office:
         """
         said = dict(details or {})
         try:
-            with self._lock, self.store.transaction() as transaction:
-                work = Work(transaction=transaction, action=action, details=said)
-                yield work
-                if work.recorded:
-                    self._record(transaction, actor, work.action, subject, "accepted", said)
-                standing = _standing(transaction)
-            self.standing = standing
+            with self._lock:
+                with self.store.transaction() as transaction:
+                    work = Work(transaction=transaction, action=action, details=said)
+                    yield work
+                    if work.recorded:
+                        self._record(transaction, actor, work.action, subject, "accepted", said)
+                    standing = _standing(transaction)
+                self.standing = standing  # durable now, and nobody has changed it since
         except StorageError:
             raise
         except (CoordinatorError, SecurityError) as error:

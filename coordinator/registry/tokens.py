@@ -31,6 +31,7 @@ def create(
     """Make a token; see `Registry.create_token`."""
     details = {"lifetime_s": f"{lifetime_s:.0f}", "replace": "yes" if replace_member else ""}
     with office.work(actor, "token.created", identity.uri, details=details) as work:
+        _check_role(identity.role)
         _check_lifetime(lifetime_s)
         _refuse_second(work.transaction, identity, office.clock())
         _refuse_enrolled(work.transaction, identity, replace_member=replace_member)
@@ -84,6 +85,11 @@ def checked_modalities(role: Role, modalities: Sequence[str]) -> tuple[str, ...]
     if len(set(modalities)) != len(modalities):
         raise RefusedError("a modality is named twice", remedy="name each once")
     return tuple(sorted(modalities))
+
+
+def _check_role(role: Role) -> None:
+    if role is Role.COORDINATOR:
+        raise RefusedError("coordinators do not enrol", remedy="fedmepd-coordinator init makes one")
 
 
 def _check_lifetime(lifetime_s: float) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _START_S = 60.0
 _STOP_S = 15.0
 _LOOPBACK = "127.0.0.1"
+_IDENTITY = "FEDMEPD_ADMIN_IDENTITY"
 _PASSPHRASE = "FEDMEPD_CONSORTIUM_PASSPHRASE"  # noqa: S105  the name of a variable
 
 
@@ -51,7 +52,7 @@ class DemoFederation:
             self._admin("consortium", "init", str(self.folder / "consortium"), "--name", "demo")
         arguments = ["--data", str(self._data), "--consortium-dir", str(self.folder / "consortium")]
         self._call("coordinator.cli", "init", *arguments, "--name", f"localhost,{_LOOPBACK}")
-        _write(self.folder / "coordinator.toml", self._coordinator_toml())
+        _write(self._configuration, self._coordinator_toml())
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -59,7 +60,7 @@ class DemoFederation:
         try:
             addresses = self._data / "addresses.json"
             addresses.unlink(missing_ok=True)
-            self._start("coordinator", "coordinator.cli", "serve", "--config", str(self.folder / "coordinator.toml"))
+            self._start("coordinator", "coordinator.cli", "serve", "--config", str(self._configuration))
             self._await_file("coordinator", addresses)
             self._addresses = json.loads(addresses.read_text())
             yield
@@ -69,9 +70,10 @@ class DemoFederation:
     def enrol(self) -> None:
         """Enrol the administrator and the sites, and sign the list of members."""
         if not (self._identity / "tls" / "current").exists():
-            config = ["--config", str(self.folder / "coordinator.toml")]
-            token = self._call("coordinator.cli", "token", *config, "--role", "admin", "demo-admin").split()[-1]
-            self._admin("enroll", "--token", token, "--coordinator", self._members, "--enrolment", self._newcomers)
+            printed = self._call("coordinator.cli", "token", "--data", str(self._data), "--role", "admin", "operator")
+            token = next(word for word in printed.split() if word.startswith("fedmepd1."))
+            places = ["--coordinator", self._members, "--enrolment", self._newcomers]
+            self._admin("enroll", "operator", "--token", token, *places)
         for site in self._config.sites:
             _write(self._site(site.id) / "agent.toml", self._agent_toml(site.id))
             if not (self._site(site.id) / "data" / "identity" / "tls" / "current").exists():
@@ -114,6 +116,10 @@ class DemoFederation:
     @property
     def _data(self) -> Path:
         return self.folder / "coordinator"
+
+    @property
+    def _configuration(self) -> Path:
+        return self._data / "coordinator.toml"
 
     @property
     def _identity(self) -> Path:
@@ -165,10 +171,11 @@ class DemoFederation:
         if not file.is_file():
             file.touch(mode=0o600)
             file.write_text(secrets.token_urlsafe(24))
-        return {**os.environ, _PASSPHRASE: file.read_text(), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+        ours = {_PASSPHRASE: file.read_text(), _IDENTITY: str(self._identity), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+        return {**os.environ, **ours}
 
     def _admin(self, *arguments: str) -> str:
-        return self._call("coordinator.cli.admin", *arguments, "--identity", str(self._identity))
+        return self._call("coordinator.cli.admin", *arguments)
 
     def _agent(self, site: str, command: str, *arguments: str) -> str:
         return self._call("site_agent.cli", command, "--config", str(self._site(site) / "agent.toml"), *arguments)
@@ -201,7 +208,7 @@ class DemoFederation:
 
     def _watch(self) -> None:
         """Show the run as an operator would see it."""
-        arguments = ("runs", "watch", "--identity", str(self._identity))
+        arguments = ("runs", "watch")
         environment = {key: value for key, value in self._environment().items() if key != "NO_COLOR"}
         subprocess.run(_command("coordinator.cli.admin", arguments), env=environment, check=False)  # noqa: S603
 

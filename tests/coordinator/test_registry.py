@@ -413,4 +413,3 @@ def test_what_another_process_changed_is_seen_after_a_refresh(office: Office) ->
     assert not office.registry.is_revoked(revoked)
     office.registry.refresh()
     assert office.registry.is_revoked(revoked)
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -131,13 +131,10 @@ def _control(identity: Path, run: str, action: str, reason: str) -> None:
 
 
 def _watch(identity: Path, run: str, *, as_json: bool) -> None:
-    from coordinator.cli.admin.connection import connected
     from coordinator.cli.admin.output import print_json
-    from coordinator.cli.admin.watching import Watcher, last_view
+    from coordinator.cli.admin.watching import Watcher, follow
 
-    with connected(identity) as connection:
-        watcher: Any = None if as_json else Watcher()
-        view = last_view(connection.stub, run, watcher)
+    view = follow(identity, run, None if as_json else Watcher())
     if as_json and view is not None:
         print_json(view)
     if view is not None and view["state"] in {"failed", "aborted"}:

@@ -4,56 +4,64 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
+from coordinator.admin_channel import UnreachableError
+from coordinator.cli.admin.connection import connected
 from coordinator.cli.admin.output import ago, console, lasting, plain
+from protos.v1 import admin_pb2 as messages
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.live import Live
 
-    from protos.v1.admin_pb2_grpc import AdminStub
-
 _BAR = 16
+_PAUSE_S = 3.0
 
 
-class Viewer(Protocol):
-    """Somebody who shows views."""
+def follow(identity: Path, run: str, watcher: Watcher | None) -> dict[str, Any] | None:
+    """Follow a run to its end, over lost connections, and return its last view; without a watcher, its first one.
 
-    def __enter__(self) -> Self:
-        """Begin to show."""
+    Raises:
+        CoordinatorError: If the run cannot be watched from the beginning.
+    """
+    if watcher is None:
+        return _followed(identity, run, None)
+    with watcher:
+        while True:
+            try:
+                return _followed(identity, run, watcher)
+            except UnreachableError as error:
+                if watcher.view is None:
+                    raise
+                run = watcher.view["run"]
+                typer.echo(f"{error} Trying again.", err=True)
+                time.sleep(_PAUSE_S)
 
-    def __exit__(self, *_: object) -> None:
-        """Leave what was shown last."""
 
-    def show(self, view: dict[str, Any]) -> None:
-        """Show a view."""
-
-
-def last_view(stub: AdminStub, run: str, viewer: Viewer | None) -> dict[str, Any] | None:
-    """Follow a run; return its last view. Without a viewer the first view is enough."""
-    from protos.v1 import admin_pb2 as messages
-
-    stream = stub.WatchRun(messages.WatchRunRequest(run=run))
-    view = None
-    try:
-        if viewer is None:
-            return plain(next(iter(stream)))
-        with viewer:
+def _followed(identity: Path, run: str, watcher: Watcher | None) -> dict[str, Any] | None:
+    """Follow a run over one connection."""
+    with connected(identity) as connection:
+        stream = connection.stub.WatchRun(messages.WatchRunRequest(run=run))
+        try:
             for message in stream:
                 view = plain(message)
-                viewer.show(view)
-        return view
-    finally:
-        stream.cancel()
+                if watcher is None:
+                    return view
+                watcher.show(view)
+        finally:
+            stream.cancel()
+    return None if watcher is None else watcher.view
 
 
 class Watcher:
     """Shows views at a terminal as a live table, elsewhere as lines."""
 
     def __init__(self) -> None:
+        self.view: dict[str, Any] | None = None
         self._live: Live | None = None
         self._said: tuple[str, ...] = ()
 
@@ -73,6 +81,7 @@ class Watcher:
 
     def show(self, view: dict[str, Any]) -> None:
         """Show a view."""
+        self.view = view
         if self._live is not None:
             self._live.update(drawn(view, time.time()), refresh=True)
             return

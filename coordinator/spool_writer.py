@@ -1,0 +1,160 @@
+"""One writer of an unfinished upload: appends, hashes, and synchronises often enough that little is lost in a crash.
+
+After a write that failed the file ends where it ended before; after a flush that failed, where it was last durable,
+because a disk may have dropped what it could not write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from coordinator.errors import ConflictError, RefusedError, StorageError
+from protos.terms import ArtefactRef
+
+_FLUSH_BYTES = 32 << 20
+_READ_BYTES = 1 << 20
+
+
+class SpoolWriter:
+    """Appends to one upload, by one thread at a time; a context manager that closes.
+
+    Args:
+        descriptor: Of the file, which becomes the writer's own.
+        ref: What was announced.
+        there: Bytes that are there, durable.
+        digest: Over them.
+        released: Called once when the writer is closed.
+
+    Attributes:
+        ref: What was announced.
+        reached: Bytes that are there.
+        durable: Bytes that are on the disk for sure.
+        intact: Whether `digest` is over just what is there.
+        digest: Over what is there.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        ref: ArtefactRef,
+        there: int,
+        digest: hashlib._Hash,
+        released: Callable[[SpoolWriter], None],
+    ) -> None:
+        self._descriptor, self._released, self._lock = descriptor, released, threading.Lock()
+        self._open, self._cancelled = True, False
+        self.ref, self.digest, self.intact = ref, digest, True
+        self.reached = self.durable = there
+
+    def write(self, offset: int, data: bytes | memoryview) -> int:
+        """Append bytes; those that are there already are skipped.
+
+        Args:
+            offset: Where they belong; at most what is there.
+            data: Not copied.
+
+        Returns:
+            How many bytes are durable.
+
+        Raises:
+            RefusedError: If they leave a gap, or reach beyond the announced size.
+            ConflictError: If the upload was discarded meanwhile.
+            StorageError: If the disk is full; what was there before stays.
+        """
+        with self._lock:
+            self._check(offset, len(data))
+            fresh = memoryview(data)[self.reached - offset :]
+            if len(fresh):
+                self._append(fresh)
+                if self.reached - self.durable >= _FLUSH_BYTES:
+                    self._flush()
+            return self.durable
+
+    def close(self) -> None:
+        """Put on disk what came, and let another writer in; closing again changes nothing.
+
+        Raises:
+            StorageError: If the disk fails; what is durable stays.
+        """
+        with self._lock:
+            if not self._open:
+                return
+            self._open = False
+            try:
+                if not self._cancelled:
+                    self._flush()
+            finally:
+                os.close(self._descriptor)
+                self.intact = self.intact and not self._cancelled
+                self._released(self)
+
+    def cancel(self) -> None:
+        """Refuse further writes: the upload was discarded."""
+        self._cancelled = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check(self, offset: int, size: int) -> None:
+        if self._cancelled or not self._open:
+            raise ConflictError("this upload was discarded", remedy="ask for the next instruction")
+        if not self.intact:
+            raise StorageError("this upload failed before", remedy="ask for the offset and go on there")
+        if not 0 <= offset <= self.reached:
+            raise RefusedError(
+                f"{self.reached} bytes are there, the next ones are not those at {offset}",
+                remedy="ask for the offset and go on there",
+            )
+        if offset + size > self.ref.size:
+            raise RefusedError(f"bytes up to {offset + size} are more than the announced {self.ref.size}")
+
+    def _append(self, data: memoryview) -> None:
+        written = 0
+        try:
+            while written < len(data):
+                written += os.pwrite(self._descriptor, data[written:], self.reached + written)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self.reached)
+            raise _cannot_keep(error) from error
+        self.digest.update(data)
+        self.reached += len(data)
+
+    def _flush(self) -> None:
+        if self.reached == self.durable:
+            return
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            self.intact, self.reached = False, self.durable
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self.durable)
+            raise _cannot_keep(error) from error
+        self.durable = self.reached
+
+
+def hash_of(path: Path) -> hashlib._Hash:
+    """Return the SHA-256 of a file, read by the mebibyte."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_READ_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            digest.update(buffer[:size])
+    return digest
+
+
+def _cannot_keep(error: OSError) -> StorageError:
+    return StorageError(
+        f"the coordinator cannot keep the upload ({error.strerror})", remedy="free space or check its disk"
+    )
