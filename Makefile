@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 RUN := $(BIN)/python -P
 DEMO := demo
 
-.PHONY: help install demo test test-all lint format types contracts bench clean
+.PHONY: help install demo test test-all lint format types protocol contracts bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,10 @@ format: $(INSTALLED) ## rewrite files in the project's format
 
 types: $(INSTALLED) ## mypy, strict
 	@$(BIN)/mypy
+
+protocol: $(INSTALLED) ## generated code is up to date, and no released message is broken
+	@$(RUN) -m pytest -q tests/protos/test_generated_code.py
+	@$(RUN) -m protos.compatibility
 
 contracts: $(INSTALLED) ## import contracts
 	@$(BIN)/lint-imports --no-cache

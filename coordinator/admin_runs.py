@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Literal
 
@@ -15,6 +14,7 @@ from coordinator.errors import CorruptedError, NotFoundError, RefusedError
 from coordinator.journal import record
 from coordinator.ports import BlobStore, RunControl, Store
 from coordinator.records import ModelRow, RoundRow, RunRow
+from coordinator.registry import Registry
 from coordinator.state import RunState, load_round, load_run
 from coordinator.views import LeadActivity, Seen, model_view, round_view, run_view
 from protos.terms import CHUNK_BYTES
@@ -35,6 +35,7 @@ _ACTIONS: dict[int, Literal["pause", "resume", "abort"]] = {
 class RunCalls(AdminServicer):
     """Calls about runs, rounds and models; see `coordinator.admin.Admin`."""
 
+    _registry: Registry
     _runs: RunControl
     _store: Store
     _blobs: BlobStore
@@ -115,7 +116,7 @@ class RunCalls(AdminServicer):
         with self._store.transaction() as transaction:
             record(
                 transaction,
-                time.time(),
+                self._registry.clock(),
                 actor=actor,
                 action="model.exported",
                 subject=f"{model.run}/{model.round_number}",

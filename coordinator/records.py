@@ -10,7 +10,6 @@ from pydantic import ConfigDict
 
 from protos.terms import ArtefactRef, Phase, ReportReply, RoundId
 
-
 _BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")  # how bytes are stored as JSON
 
 

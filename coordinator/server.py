@@ -22,8 +22,8 @@ from coordinator.blobs import open_blobs
 from coordinator.clear_sum import ClearSummation
 from coordinator.config import Config
 from coordinator.desk import SiteDesk
-from coordinator.errors import ConfigError
 from coordinator.enrolment import Enrolment
+from coordinator.errors import ConfigError
 from coordinator.ports import Lead
 from coordinator.registry import Registry
 from coordinator.runs import Runs
@@ -126,7 +126,11 @@ async def _open(
         runs=runs,
         store=store,
         blobs=blobs,
-        spool=Spool(data / "uploads", min_free_bytes=config.coordinator.min_free_bytes),
+        spool=Spool(
+            data / "uploads",
+            max_bytes_per_owner=config.coordinator.max_update_bytes,
+            min_free_bytes=config.coordinator.min_free_bytes,
+        ),
         admitted=registry.admitted_sites,
         max_update_bytes=config.coordinator.max_update_bytes,
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import grpc
-from protos.errors import ProtocolError, VersionError
 
 from coordinator import errors
 from fedmepd.errors import FedmepdError
+from protos.errors import ProtocolError, VersionError
 from security.errors import SecurityError, TokenError
 
 _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (

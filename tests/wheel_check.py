@@ -21,6 +21,8 @@ DATA = (
     "protos/PROTOCOL.md",
     "protos/v1/federation.proto",
     "protos/v1/federation_pb2.py",
+    "coordinator/store/migrations/env.py",
+    "coordinator/store/migrations/versions/v0001_first.py",
     "security/SPEC.md",
     "security/THREAT_MODEL.md",
 )

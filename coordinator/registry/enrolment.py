@@ -14,7 +14,7 @@ from coordinator.ports import Transaction
 from coordinator.records import EnrolmentRequest, MemberRow, MemberState, TokenRow, TokenState
 from coordinator.registry import tokens as token_desk
 from coordinator.registry.certificates import certify, revoke_live
-from coordinator.registry.office import Office, Work
+from coordinator.registry.office import Office, Work, member_or_none
 from security import tokens
 from security.errors import TokenError, WrongTokenError
 from security.identity import Identity, Role
@@ -172,7 +172,8 @@ def _admit(office: Office, work: Work, row: TokenRow) -> tuple[MemberRow, bytes]
     if asked is None:
         raise ConflictError(f"nobody has used token {row.token_id} yet")
     identity = office.identity(Role(row.role), row.member_id)
-    revoke_live(office, work, identity)
+    if member_or_none(work.transaction, identity) is not None:
+        revoke_live(office, work, identity)
     chain = certify(office, work, verify_request(asked.certificate_request_pem), identity)
     facts = facts_of(chain)
     member = MemberRow(

@@ -1,4 +1,6 @@
-"""A coordinator that was made with its own commands and serves on loopback from a thread, with a run that the test plays."""
+"""A coordinator made with its own commands and served on loopback from a thread, with a run that the test plays."""
+
+# ruff: noqa: ARG002  a port's methods
 
 from __future__ import annotations
 
@@ -51,12 +53,16 @@ class Said:
 def command(main: Callable[[list[str]], None], *words: object, stdin: str = "") -> Said:
     out, err = io.StringIO(), io.StringIO()
     code: object = 0
-    with patch.dict("os.environ", ENVIRONMENT), patch("sys.stdin", io.StringIO(stdin)):
-        with redirect_stdout(out), redirect_stderr(err):
-            try:
-                main([str(word) for word in words])
-            except SystemExit as left:
-                code = left.code
+    with (
+        patch.dict("os.environ", ENVIRONMENT),
+        patch("sys.stdin", io.StringIO(stdin)),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            main([str(word) for word in words])
+        except SystemExit as left:
+            code = left.code
     return Said(code=int(code or 0), out=out.getvalue(), err=err.getvalue())
 
 
@@ -72,6 +78,7 @@ class PlayedRun:
         self.scene: Scene | None = None
         self.revocations: list[tuple[str, str]] = []
         self.version = 1
+        self._news = threading.Condition()
 
     async def start(self, configuration_toml: str, *, actor: str) -> str:
         if self.scene is not None:
@@ -108,10 +115,13 @@ class PlayedRun:
         return "training", 1, 4
 
     async def changed(self, after: int, timeout_s: float) -> int:
-        until = asyncio.get_running_loop().time() + timeout_s
-        while self.version <= after and asyncio.get_running_loop().time() < until:
-            await asyncio.sleep(0.01)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._wait, after, timeout_s)
         return self.version
+
+    def _wait(self, after: int, timeout_s: float) -> None:
+        with self._news:
+            self._news.wait_for(lambda: self.version > after, timeout_s)
 
     def save(self) -> None:
         """Put the run into the database, as the driver does."""
@@ -142,7 +152,9 @@ class PlayedRun:
                         detail=dump_round(state.round),
                     )
                 )
-        self.version += 1
+        with self._news:
+            self.version += 1
+            self._news.notify_all()
 
 
 @dataclass

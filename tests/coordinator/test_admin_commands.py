@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from unittest.mock import patch
 
@@ -36,9 +37,9 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.fixture
-def fed(_shared: Served) -> Iterator[Served]:
+def fed(_shared: Served) -> Served:
     _shared.runs.scene = None
-    yield _shared
+    return _shared
 
 
 def site(fed: Served, name: str, *modalities: str, **options: object) -> None:
@@ -181,8 +182,8 @@ def test_a_due_renewal_happens_silently(fed: Served) -> None:
 
     class Late(datetime):
         @classmethod
-        def now(cls, tz: object = None) -> datetime:
-            return later.astimezone(UTC)
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return later.astimezone(tz)
 
     with patch("coordinator.cli.admin.connection.datetime", Late):
         said = fed.admin("runs", "list", who="rex")
@@ -330,9 +331,8 @@ def test_the_live_table_names_phase_sites_and_lead(fed: Served) -> None:
     assert view["lead"] == {"activity": "training", "done": 1, "total": 4}
     from rich.console import Console
 
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))
-    with console.file:
-        console.print(watching.drawn(view, view["round"]["began"] + 90))
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(watching.drawn(view, view["round"]["began"] + 90))
     text = console.export_text()
     assert "run (fedmepd) running · round 1/2 · training for 1 min 30 s" in text
     assert "━━━━╌╌╌╌╌╌╌╌╌╌╌╌ 3/12" in text

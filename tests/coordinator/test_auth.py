@@ -10,7 +10,9 @@ from protos.v1 import admin_pb2, enrolment_pb2, federation_pb2
 from security.identity import Identity, Role
 
 SERVICES = [
-    service for module in (admin_pb2, enrolment_pb2, federation_pb2) for service in module.DESCRIPTOR.services_by_name.values()
+    service
+    for module in (admin_pb2, enrolment_pb2, federation_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
 ]
 METHODS = {f"/{service.full_name}/{method.name}" for service in SERVICES for method in service.methods}
 

@@ -95,7 +95,7 @@ def test_what_a_token_cannot_be_for(office: Office, role: Role, name: str, optio
 
 def test_a_token_for_an_enrolled_party_needs_a_word(office: Office) -> None:
     office.enrolled("a")
-    with pytest.raises(ConflictError, match="enrolled already.*--replace"):
+    with pytest.raises(ConflictError, match=r"enrolled already.*--replace"):
         office.token("a")
     office.token("a", replace=True)
 
@@ -149,9 +149,9 @@ def test_wrong_unknown_expired_and_revoked_tokens(office: Office) -> None:
         office.registry.enrol(who.attempt(token, token_secret="a" * 32))
     with pytest.raises(WrongTokenError, match="not known"):
         office.registry.enrol(who.attempt(token, token_id="0" * 16))
-    with pytest.raises(WrongTokenError, match="is for .*/site/a, not for"):
+    with pytest.raises(WrongTokenError, match=r"is for .*/site/a, not for"):
         office.registry.enrol(office.newcomer("b").attempt(token))
-    with pytest.raises(WrongTokenError, match="is for .*/site/a, not for"):
+    with pytest.raises(WrongTokenError, match=r"is for .*/site/a, not for"):
         office.registry.enrol(office.newcomer("a", role=Role.ADMIN).attempt(token))
     office.clock.now += DAY
     with pytest.raises(ExpiredTokenError):
@@ -282,7 +282,7 @@ def test_a_member_renews_and_keeps_what_it_is(office: Office) -> None:
 
 def test_nobody_renews_for_another_or_after_a_revocation(office: Office) -> None:
     who, other = office.enrolled("a"), office.enrolled("b")
-    with pytest.raises(ForbiddenError, match="asks for a certificate of .*/site/b"):
+    with pytest.raises(ForbiddenError, match=r"asks for a certificate of .*/site/b"):
         office.registry.renew(who.identity, make_request(other.identity, keys.make_tls_key()))
     office.registry.revoke(Role.SITE, "a", "lost", actor=ADMIN)
     with pytest.raises(ForbiddenError, match="was revoked"):

@@ -1,6 +1,7 @@
-"""A whole coordinator in this process, with real TLS on loopback and a lead that trains nothing; for tests and benchmarks.
+"""A whole coordinator in this process, with real TLS on loopback and a lead that trains nothing.
 
-Sites are bare clients: they enrol, ask, download, upload and report as an agent does, but what they contribute is made up.
+Sites are bare clients: they enrol, ask, download, upload and report as an agent does, but what they contribute is
+made up.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class IdleLead:
         del spec
         self.parts.append(part)
         if sum_path is not None and self.keep_sums:
-            self.sums.append(sum_path.read_bytes())
+            self.sums.append(await asyncio.to_thread(sum_path.read_bytes))
         return await asyncio.to_thread(self._write, part.round_number)
 
     def _write(self, number: int) -> LeadFiles:
@@ -216,9 +217,7 @@ class Hospital:
             lead=Lead(cohort=self.folder / "cohort", cache=self.folder / "cache"),
         )
         until, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(
-            serve(config, lead, passphrase=None, until=until, ready=ready.set_result)
-        )
+        task = asyncio.create_task(serve(config, lead, passphrase=None, until=until, ready=ready.set_result))
         try:
             done, _ = await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
             if task in done:

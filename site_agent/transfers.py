@@ -1,0 +1,223 @@
+"""Artefacts over the link: content-addressed, chunked, resumable from an offset in both directions (PROTOCOL 7).
+
+A download lies in `<sha256>.part` until size and hash are right; what came stays, across cut links and restarts. Memory
+holds a few chunks; reading, writing and hashing happen in threads while the next chunk is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from fedmepd.durable import sync_folder
+from protos.terms import CHUNK_BYTES, ArtefactRef
+from site_agent.errors import CorruptedError, StorageError, UnreachableError
+from site_agent.faults import disk
+
+_PART = ".part"
+_HASH_BYTES = 4 << 20
+_TRIES = 2
+Progress = Callable[[int, int], None]
+
+
+class Wire(Protocol):
+    """The calls that transfers need; `site_agent.link.Link` has them."""
+
+    async def upload_offset(self, ref: ArtefactRef) -> int:
+        """Ask how much of an upload is durable."""
+
+    async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[tuple[int, bytes]], *, stall_s: float) -> int:
+        """Send chunks and return the durable offset."""
+
+    def download(self, ref: ArtefactRef, begin: int, *, stall_s: float) -> AsyncIterator[tuple[int, bytes]]:
+        """Receive chunks."""
+
+
+class Downloads:
+    """The folder of downloaded artefacts.
+
+    Args:
+        folder: The folder; made as needed.
+        stall_s: Longest time without progress.
+    """
+
+    def __init__(self, folder: Path, *, stall_s: float) -> None:
+        self.folder, self._stall_s = folder, stall_s
+
+    def path(self, ref: ArtefactRef) -> Path:
+        """Return where a whole artefact lies."""
+        return self.folder / ref.sha256
+
+    def has(self, ref: ArtefactRef) -> bool:
+        """Whether an artefact is here, whole."""
+        try:
+            return self.path(ref).stat().st_size == ref.size
+        except OSError:
+            return False
+
+    async def fetch(self, wire: Wire, ref: ArtefactRef, progress: Progress = lambda _done, _of: None) -> None:
+        """Fetch what is missing of an artefact.
+
+        Raises:
+            CorruptedError: If it came twice with a wrong hash.
+            StorageError: If the disk is full; the partial file is given up then, to make room.
+            RemoteError: If the link breaks; what came stays.
+        """
+        for _ in range(_TRIES):
+            if self.has(ref) or await self._fetch_rest(wire, ref, progress):
+                return
+        raise CorruptedError(f"artefact {ref.sha256[:12]} came {_TRIES} times with another hash")
+
+    def prune(self, kept: Iterable[ArtefactRef]) -> None:
+        """Remove artefacts and partial files that are none of these."""
+        names = {ref.sha256 for ref in kept}
+        if self.folder.is_dir():
+            for path in self.folder.iterdir():
+                if path.name.removesuffix(_PART) not in names:
+                    path.unlink(missing_ok=True)
+
+    async def _fetch_rest(self, wire: Wire, ref: ArtefactRef, progress: Progress) -> bool:
+        """Receive from the partial file's end on; False if the whole has another hash and was discarded."""
+        part = await asyncio.to_thread(_open_part, self.path(ref), ref)
+        try:
+            if part.size < ref.size:
+                await self._receive(wire, ref, part, progress)
+            if part.size < ref.size:
+                raise UnreachableError(f"the coordinator ended artefact {ref.sha256[:12]} early")
+            return await asyncio.to_thread(part.finish, self.path(ref))
+        except StorageError:
+            await asyncio.to_thread(part.discard)
+            raise
+        finally:
+            await asyncio.to_thread(part.close)
+
+    async def _receive(self, wire: Wire, ref: ArtefactRef, part: _Part, progress: Progress) -> None:
+        """Write each chunk while the next one comes."""
+        writing: asyncio.Future[None] | None = None
+        stream = wire.download(ref, part.size, stall_s=self._stall_s)
+        try:
+            async for offset, data in stream:
+                if writing is not None:
+                    await writing
+                writing = asyncio.ensure_future(asyncio.to_thread(part.write, data))
+                progress(offset + len(data), ref.size)
+        finally:
+            if writing is not None:
+                await asyncio.shield(writing)
+
+
+class _Part:
+    """A partial file with its running hash."""
+
+    def __init__(self, path: Path, file: BinaryIO, ref: ArtefactRef) -> None:
+        self._path, self._file, self._ref = path, file, ref
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def read(self) -> None:
+        """Take up what is there."""
+        with disk(self._path):
+            self._file.seek(0)
+            while data := self._file.read(_HASH_BYTES):
+                self._digest.update(data)
+                self.size += len(data)
+            if self.size > self._ref.size:
+                self.discard()
+
+    def write(self, data: bytes) -> None:
+        """Append."""
+        with disk(self._path):
+            write_all(self._file, data)
+        self._digest.update(data)
+        self.size += len(data)
+
+    def finish(self, target: Path) -> bool:
+        """Give the file its name if it is what it should be; else discard it and say so."""
+        if self._digest.hexdigest() != self._ref.sha256:
+            self.discard()
+            return False
+        with disk(self._path):
+            os.fsync(self._file.fileno())
+            self._path.replace(target)
+            sync_folder(target.parent)
+        return True
+
+    def discard(self) -> None:
+        """Start anew."""
+        self._file.truncate(0)
+        self._file.seek(0)
+        self._digest, self.size = hashlib.sha256(), 0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def write_all(file: BinaryIO, data: bytes) -> None:
+    """Write bytes to an unbuffered file."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+async def send(
+    wire: Wire, ref: ArtefactRef, path: Path, *, stall_s: float, progress: Progress = lambda _done, _of: None
+) -> None:
+    """Upload what the coordinator does not have yet.
+
+    Args:
+        wire: The link.
+        ref: The artefact.
+        path: Its file.
+        stall_s: Longest time without progress.
+        progress: Told bytes sent and bytes in all.
+
+    Raises:
+        CorruptedError: If the coordinator found another hash; it starts at 0 the next time.
+        StorageError: If the file cannot be read.
+        RemoteError: If the link breaks; what arrived stays.
+    """
+    begin = await wire.upload_offset(ref)
+    if begin < ref.size or ref.size == 0:
+        begin = await wire.upload(ref, _chunks(path, begin, ref.size, progress), stall_s=stall_s)
+    if begin != ref.size:
+        raise UnreachableError(f"the coordinator has {begin} of {ref.size} bytes")
+
+
+async def _chunks(path: Path, begin: int, size: int, progress: Progress) -> AsyncIterator[tuple[int, bytes]]:
+    """Yield a file's chunks, reading the next one while one is sent."""
+    with disk(path):
+        file = await asyncio.to_thread(path.open, "rb", 0)
+    reading: asyncio.Task[bytes] | None = None
+    try:
+        await asyncio.to_thread(file.seek, begin)
+        reading = asyncio.create_task(asyncio.to_thread(_read, file, path))
+        offset = begin
+        while data := await reading:
+            reading = asyncio.create_task(asyncio.to_thread(_read, file, path))
+            yield offset, data
+            offset += len(data)
+            progress(offset, size)
+    finally:
+        if reading is not None:
+            await asyncio.gather(reading, return_exceptions=True)
+        await asyncio.to_thread(file.close)
+
+
+def _read(file: BinaryIO, path: Path) -> bytes:
+    with disk(path):
+        return file.read(CHUNK_BYTES)
+
+
+def _open_part(path: Path, ref: ArtefactRef) -> _Part:
+    part = path.with_name(path.name + _PART)
+    with disk(part):
+        part.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = part.open("r+b" if part.exists() else "x+b", 0)
+    opened = _Part(part, file, ref)
+    opened.read()
+    return opened
