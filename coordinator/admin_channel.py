@@ -6,7 +6,6 @@ certificate that was just seen; whoever uses it must compare what it is told wit
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from coordinator.admin_proxy import dial
 from coordinator.errors import CoordinatorError
 from coordinator.tls import require_tls_1_3
 from protos.terms import MAX_MESSAGE_BYTES
@@ -74,7 +74,7 @@ def served_leaf(address: str) -> bytes:
     context.set_alpn_protocols(["h2"])
     try:
         with (
-            socket.create_connection((host, int(port)), TIMEOUT_S) as plain,
+            dial(host, int(port), TIMEOUT_S) as plain,
             context.wrap_socket(plain, server_hostname=host) as secure,
         ):
             leaf = secure.getpeercert(binary_form=True)

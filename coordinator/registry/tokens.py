@@ -36,20 +36,27 @@ def create(
         _refuse_second(work.transaction, identity, office.clock())
         _refuse_enrolled(work.transaction, identity, replace_member=replace_member)
         expected = () if not modalities else checked_modalities(identity.role, modalities)
-        expires = office.now + timedelta(seconds=lifetime_s)
-        token, minted = tokens.mint(identity, pin=office.trust.pin, expires_at=expires)
-        row = TokenRow(
-            token_id=token.id,
-            secret_sha256=minted.secret_hash,
-            role=identity.role.value,
-            member_id=identity.id,
-            modalities=expected,
-            approval=approval,
-            created=office.clock(),
-            expires=expires.timestamp(),
-        )
+        text, row = _mint(office, identity, expected, lifetime_s, approval=approval)
         work.transaction.put_token(row)
-        work.details["token"] = token.id
+        work.details["token"] = row.token_id
+    return text, row
+
+
+def _mint(
+    office: Office, identity: Identity, modalities: tuple[str, ...], lifetime_s: float, *, approval: bool
+) -> tuple[str, TokenRow]:
+    expires = office.now + timedelta(seconds=lifetime_s)
+    token, minted = tokens.mint(identity, pin=office.trust.pin, expires_at=expires)
+    row = TokenRow(
+        token_id=token.id,
+        secret_sha256=minted.secret_hash,
+        role=identity.role.value,
+        member_id=identity.id,
+        modalities=modalities,
+        approval=approval,
+        created=office.clock(),
+        expires=expires.timestamp(),
+    )
     return token.text, row
 
 

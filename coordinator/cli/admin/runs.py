@@ -85,7 +85,8 @@ def list_(identity: options.Identity, as_json: options.Json = False) -> None:
 def watch(identity: options.Identity, run: options.Run = "", as_json: options.Json = False) -> None:
     """Watch a run until it is over: a live table, or one line per change where there is no terminal.
 
-    Ctrl-C stops watching and leaves the run alone. With --json the present state is printed once. Exit code 1 if the run failed or was aborted.
+    Ctrl-C stops watching and leaves the run alone. With --json the present state is printed once. Exit code 1 if the
+    run failed or was aborted.
 
     Example: fedmepd-admin runs watch
     """

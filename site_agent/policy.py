@@ -1,0 +1,116 @@
+"""What this site agrees to do and lets out: an allow-list that fails closed (security.md, section 4).
+
+Each check raises a `RefusalError`, with which the round is declined. Problems are told to the coordinator, so they name
+no case and no path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedmepd.aggregation import vector_length
+from fedmepd.layout import COMMON, Layout
+from fedmepd.layout_json import layout_digest
+from fedmepd.runspec import RunSpec
+from protos.context import round_context
+from protos.terms import ArtefactRef, DeclineCause, RoundId, SegmentSlice, Submit, Train, VectorManifest
+from site_agent.config import Config
+from site_agent.errors import RefusalError
+
+_WORD = 4
+_HASH_BYTES = 4 << 20
+
+
+def check_run(spec: RunSpec, run: str, site: str, own: Sequence[str]) -> None:
+    """Check that a run expects of the site what the hospital configured.
+
+    Raises:
+        RefusalError: If it is another run, or has the site with other modalities.
+    """
+    if spec.run_id != run:
+        raise _policy(f"the run's specification is of run {spec.run_id}, not {run}")
+    expected = spec.sites.get(site)
+    if expected is None:
+        raise _policy(f"run {run} does not name this site as a member")
+    if set(expected) != set(own):
+        raise _policy(f"run {run} expects {', '.join(expected)} of this site, which offers {', '.join(sorted(own))}")
+
+
+def check_train(task: Train, own: Sequence[str], layout: Layout | None, config: Config) -> None:
+    """Check that a broadcast holds the site's own segments and nothing beside them.
+
+    Raises:
+        RefusalError: If it does not, or is larger than the hospital allows.
+    """
+    names = [part.name for part in task.segments]
+    if layout is None:
+        allowed = {COMMON, *(f"modality/{name}" for name in own)}
+        if not set(names) <= allowed or COMMON not in names:
+            raise _policy(f"the broadcast has segments {', '.join(names) or 'none'}: not this site's own")
+    elif names != [segment.name for segment in layout.for_member(own)]:
+        raise _policy(f"the broadcast has segments {', '.join(names) or 'none'}: not those of the layout")
+    for ref in task.artefacts:
+        if ref.size > config.limits.max_download_bytes:
+            raise _policy(f"an artefact of {ref.size} bytes is larger than limits.max_download_bytes")
+
+
+def manifest_of(path: Path, layout: Layout, own: Sequence[str], *, sha256: str, most: int) -> VectorManifest:
+    """Return what a contribution consists of, once the file has been checked.
+
+    Args:
+        path: The contribution; read as a whole.
+        layout: The run's layout.
+        own: Modalities of the site.
+        sha256: What the trainer says its hash is.
+        most: Largest size that may leave the site, in bytes.
+
+    Raises:
+        RefusalError: If size or hash are not what they must be.
+    """
+    slices = tuple(
+        SegmentSlice(name=segment.name, values=vector_length(segment)) for segment in layout.for_member(own)
+    )
+    size, found = _measure(path)
+    wanted = _WORD * sum(part.values for part in slices)
+    if size != wanted:
+        raise _update(f"the contribution has {size} bytes, the layout wants {wanted}")
+    if size > most:
+        raise _policy(f"the contribution has {size} bytes, limits.max_update_bytes allows {most}")
+    if found != sha256:
+        raise _update("the contribution is not what the trainer wrote")
+    return VectorManifest(segments=slices, vector=ArtefactRef(sha256=found, size=size))
+
+
+def check_submit(round_id: RoundId, spec: ArtefactRef, task: Submit, *, site: str, layout: Layout | None) -> None:
+    """Check that the round is what the site believes it is (PROTOCOL 4.8).
+
+    Raises:
+        RefusalError: If the site is not in the roster, or the context differs.
+    """
+    if site not in task.roster:
+        raise _policy("the site is not in the roster of the round that it is to submit to")
+    digest = "" if layout is None else layout_digest(layout)
+    if round_context(round_id, spec=spec.sha256, layout=digest, roster=task.roster) != task.context:
+        raise _policy("the round's context is not the one that this site computes: run, roster or layout differ")
+
+
+def _measure(path: Path) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            while data := file.read(_HASH_BYTES):
+                digest.update(data)
+                size += len(data)
+    except OSError as error:
+        raise _update("the contribution cannot be read") from error
+    return size, digest.hexdigest()
+
+
+def _policy(problem: str) -> RefusalError:
+    return RefusalError(problem, cause=DeclineCause.POLICY)
+
+
+def _update(problem: str) -> RefusalError:
+    return RefusalError(problem, cause=DeclineCause.UPDATE)

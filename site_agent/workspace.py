@@ -1,0 +1,171 @@
+"""What the agent keeps of one run on its disk, beside the trainer's own state.
+
+    runs/<run>/state/               the trainer's (fedmepd.round_store)
+    runs/<run>/out/                 contributions
+    runs/<run>/layout.json          the layout that the site's own network has
+    runs/<run>/results/000003.json  what was contributed to round 3, written when the contribution is durable
+    runs/<run>/finished.json        how the run ended here
+
+Every file is written whole or not at all, so whatever a crash leaves is true.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedmepd.durable import write_text
+from fedmepd.errors import FedmepdError
+from fedmepd.layout import Layout
+from fedmepd.layout_json import layout_from_json, layout_to_json
+from protos.terms import ArtefactRef, SegmentSlice, VectorManifest
+from site_agent.errors import StateError
+from site_agent.faults import disk
+from site_agent.session import Result
+
+KEPT_ROUNDS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a run ended at this site.
+
+    Attributes:
+        completed: Whether the coordinator ran all rounds.
+        failure: Why there are no results, empty if there are.
+        run_dir: Where they are.
+    """
+
+    completed: bool
+    failure: str
+    run_dir: str
+
+
+class Workspace:
+    """The folder of one run.
+
+    Args:
+        data: The agent's folder.
+        run: Id of the run.
+    """
+
+    def __init__(self, data: Path, run: str) -> None:
+        self.run = run
+        self.folder = data / "runs" / run
+        self.state_dir, self.out_dir = self.folder / "state", self.folder / "out"
+        self.results_dir = data / "results" / run
+        self._layout: Layout | None = None
+
+    def layout(self) -> Layout | None:
+        """Return the layout of the run as the site's own network has it; None before the first training."""
+        if self._layout is None:
+            found = _read(self.folder / "layout.json")
+            self._layout = None if found is None else layout_from_json(found)
+        return self._layout
+
+    def keep_layout(self, data: object) -> Layout:
+        """Check and keep the layout that the trainer found.
+
+        Raises:
+            ConfigError: If it is none.
+            StorageError: If it cannot be written.
+        """
+        layout = layout_from_json(data)
+        self._write(self.folder / "layout.json", layout_to_json(layout))
+        self._layout = layout
+        return layout
+
+    def result(self, round_number: int, key: str | None = None) -> Result | None:
+        """Return what was contributed to a round, if it is still there.
+
+        Args:
+            round_number: The round.
+            key: Of the inputs it must be of; None for any.
+        """
+        found = _read(self._result_path(round_number))
+        if found is None:
+            return None
+        try:
+            result = _result(found)
+        except (KeyError, TypeError, ValueError):
+            return None
+        vector = result.manifest.vector
+        try:
+            whole = self.contribution(round_number).stat().st_size == vector.size
+        except OSError:
+            return None
+        return result if whole and key in (None, result.key) else None
+
+    def keep_result(self, round_number: int, result: Result) -> None:
+        """Note that a contribution lies durably ready, and forget older ones.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        self._write(self._result_path(round_number), _dumped(result))
+        for old in range(round_number - KEPT_ROUNDS, 0, -1):
+            path = self.contribution(old)
+            if not path.exists():
+                break
+            path.unlink(missing_ok=True)
+            self._result_path(old).unlink(missing_ok=True)
+
+    def contribution(self, round_number: int) -> Path:
+        """Return the file that the trainer writes for a round."""
+        return self.out_dir / f"contribution-{round_number:06d}.bin"
+
+    def ending(self) -> Ending | None:
+        """Return how the run ended here, if it has."""
+        found = _read(self.folder / "finished.json")
+        if found is None:
+            return None
+        return Ending(
+            completed=bool(found["completed"]), failure=str(found["failure"]), run_dir=str(found["run_dir"])
+        )
+
+    def keep_ending(self, ending: Ending) -> None:
+        """Note how the run ended here; contributions are not needed any more.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        values = {"completed": ending.completed, "failure": ending.failure, "run_dir": ending.run_dir}
+        self._write(self.folder / "finished.json", values)
+        for path in self.out_dir.glob("contribution-*.bin"):
+            path.unlink(missing_ok=True)
+
+    def _result_path(self, round_number: int) -> Path:
+        return self.folder / "results" / f"{round_number:06d}.json"
+
+    def _write(self, path: Path, data: object) -> None:
+        with disk(path):
+            write_text(path, json.dumps(data))
+
+
+def _read(path: Path) -> Any:
+    """Return the content of a JSON file; None if there is none."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, FedmepdError) as error:
+        raise StateError(f"{path} cannot be read", remedy="restore it or remove it; it is made again") from error
+
+
+def _dumped(result: Result) -> dict[str, Any]:
+    vector = result.manifest.vector
+    return {
+        "key": result.key,
+        "seconds": result.seconds,
+        "segments": [[part.name, part.values] for part in result.manifest.segments],
+        "vector": [vector.sha256, vector.size],
+    }
+
+
+def _result(found: dict[str, Any]) -> Result:
+    sha256, size = found["vector"]
+    segments = tuple(SegmentSlice(name=str(name), values=int(values)) for name, values in found["segments"])
+    manifest = VectorManifest(segments=segments, vector=ArtefactRef(sha256=str(sha256), size=int(size)))
+    return Result(key=str(found["key"]), manifest=manifest, seconds=float(found["seconds"]))
