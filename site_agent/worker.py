@@ -74,8 +74,10 @@ class TrainerClient:
 
     async def _once(self, job: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         future = await asyncio.to_thread(self._worker.submit, job, **arguments)
+        waited = asyncio.wrap_future(future)
+        waited.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # heard, also if nobody waits
         try:
-            return await asyncio.shield(asyncio.wrap_future(future))
+            return await asyncio.shield(waited)
         except asyncio.CancelledError:
             self._worker.kill()
             raise

@@ -22,7 +22,7 @@ enrolment = "0.0.0.0:8444"    # for newcomers with a token; close it in the fire
 
 [lead]
 cohort = {cohort}             # the lead hospital's own, full-modal patients
-# layout = "brats"                                      # of the folders, if not the one detected
+# layout = "brats2023"                                  # of the folders, if not the one detected
 # cache = "lead/cache"
 # skip_invalid = false
 

@@ -42,6 +42,7 @@ class DemoFederation:
         self.folder, self._config = folder.resolve(), config
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._addresses: dict[str, str] = {}
+        self._run = config.run.name
 
     # -- steps ------------------------------------------------------------------------------------------------------
 
@@ -77,11 +78,17 @@ class DemoFederation:
         for site in self._config.sites:
             _write(self._site(site.id) / "agent.toml", self._agent_toml(site.id))
             if not (self._site(site.id) / "data" / "identity" / "tls" / "current").exists():
-                modalities = ",".join(site.modalities or ())
-                create = ["--role", "site", site.id, "--modalities", modalities, "--replace", "--json"]
+                self._withdraw_tokens(site.id)
+                create = ["--role", "site", site.id, "--modalities", ",".join(site.modalities or ()), "--json"]
                 token = json.loads(self._admin("tokens", "create", *create))["token"]
                 self._agent(site.id, "enroll", "--token", token)
         self._admin("membership", "sign", "--consortium-dir", str(self.folder / "consortium"), "--yes")
+
+    def _withdraw_tokens(self, site: str) -> None:
+        """Withdraw what an interrupted demo left open."""
+        for token in json.loads(self._admin("tokens", "list", "--json"))["tokens"]:
+            if token["id"] == site and token["state"] == "open":
+                self._admin("tokens", "revoke", token["token_id"])
 
     def train(self) -> None:
         """Start the agents and the run, and watch it until it is over.
@@ -98,6 +105,7 @@ class DemoFederation:
             self._admin("runs", "start", str(self.folder / "run.toml"))
         self._watch()
         last = json.loads(self._admin("runs", "list", "--json"))["runs"][-1]
+        self._run = str(last["run"])
         if last["state"] != "completed":
             raise RunError(f"the run is {last['state']}: {last['reason']}", remedy=f"see the logs in {self._logs}")
         for site in self._config.sites:
@@ -106,10 +114,15 @@ class DemoFederation:
 
     def results(self, member: str) -> Path:
         """Return the folder of a member's results."""
-        lead = self._data / "lead"
         if member != "server":
-            return self._site(member) / "data" / "results" / "demo"
-        return lead / "demo" / "results"
+            return self._site(member) / "data" / "results" / self._run
+        return self._data / "lead" / self._run / "results"
+
+    def state(self, member: str) -> Path:
+        """Return the folder of a member's state."""
+        if member != "server":
+            return self._site(member) / "data" / "runs" / self._run / "state"
+        return self._data / "lead" / self._run / "state"
 
     # -- files ------------------------------------------------------------------------------------------------------
 
@@ -190,7 +203,7 @@ class DemoFederation:
             _command(module, arguments), env=self._environment(), capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
-            words = (done.stderr or done.stdout).strip().removeprefix("error: ")
+            words = (done.stderr or done.stdout).strip().removeprefix("error: ").rstrip(".")
             raise RunError(f"{module} {arguments[0]}: {words}"[:2000], remedy=f"the demo's files are in {self.folder}")
         return done.stdout
 

@@ -23,7 +23,7 @@ _Consortium = Annotated[
     typer.Option("--consortium-dir", help="Folder of the consortium, with the membership key.", show_default=False),
 ]
 _Prepared = Annotated[
-    Path | None, typer.Argument(metavar="[FILE]", help="Prepared list; fetched from the coordinator if not given.")
+    Path | None, typer.Argument(metavar="FILE", help="Prepared list; fetched from the coordinator if not given.")
 ]
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="The file.", show_default=False)]
 _Out = Annotated[Path | None, typer.Option("--out", help="Write the signed list here instead of publishing it.")]

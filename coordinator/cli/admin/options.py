@@ -28,4 +28,4 @@ Identity = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Run = Annotated[str, typer.Argument(metavar="[RUN]", help="Id of the run; the latest if not given.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run; the latest if not given.")]

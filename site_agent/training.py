@@ -1,0 +1,163 @@
+"""The site's training: the trainer's jobs for a round and for the end of a run, and what may leave the site of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from fedmepd.errors import FedmepdError
+from fedmepd.jobs import Finish as FinishJob
+from fedmepd.jobs import Inputs, Opening, SiteRound
+from fedmepd.runspec import RunSpec, spec_from_dict
+from fedmepd.sections import Compute, Member
+from protos.terms import ArtefactRef, DeclineCause, Train
+from site_agent import policy
+from site_agent.config import Config
+from site_agent.errors import RefusalError, StorageError
+from site_agent.ports import Trainer, TrainerProgress
+from site_agent.session import DoTrain, FinishRun, Result, inputs_key
+from site_agent.status import StatusFile
+from site_agent.transfers import Downloads
+from site_agent.workspace import Ending, Workspace
+
+_log = structlog.get_logger("site_agent.training")
+_MOST_SPEC_BYTES = 4 << 20
+
+
+@dataclass(slots=True)
+class Training:
+    """Trains and finishes.
+
+    Attributes:
+        config: The agent's configuration.
+        site: The site's id.
+        trainer: Does the jobs.
+        downloads: Where the broadcast lies.
+        status: Is told what the site sees of its own training.
+    """
+
+    config: Config
+    site: str
+    trainer: Trainer
+    downloads: Downloads
+    status: StatusFile
+    _spec: tuple[str, RunSpec] | None = None
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The site's modalities."""
+        return self.config.cohort.modalities
+
+    def spec(self, ref: ArtefactRef) -> RunSpec:
+        """Return a run's specification, which was downloaded.
+
+        Raises:
+            RefusalError: If this release cannot make sense of it.
+        """
+        if self._spec is None or self._spec[0] != ref.sha256:
+            if ref.size > _MOST_SPEC_BYTES:
+                raise RefusalError("the run's specification is too large", cause=DeclineCause.POLICY)
+            try:
+                data = json.loads(self.downloads.path(ref).read_bytes())
+                self._spec = (ref.sha256, spec_from_dict(data))
+            except (OSError, ValueError, FedmepdError) as error:
+                _log.error("the run's specification cannot be used", reason=str(error)[:300])
+                raise RefusalError(
+                    "the run's specification cannot be used by this release of the agent", cause=DeclineCause.POLICY
+                ) from error
+        return self._spec[1]
+
+    async def train(self, action: DoTrain, workspace: Workspace, progress: TrainerProgress) -> Result:
+        """Train a round, check the contribution and keep a note of it.
+
+        Raises:
+            RefusalError: If the round cannot be trained, or the contribution must not leave.
+            StorageError: If the disk is full.
+        """
+        spec = await asyncio.to_thread(self.spec, action.spec)
+        layout = workspace.layout()
+        if layout is None:
+            opened = await self.trainer.run("open", self._common(spec), progress)
+            layout = await asyncio.to_thread(workspace.keep_layout, opened["layout"])
+        policy.check_train(action.task, self.own, layout, self.config)
+        found = await self.trainer.run("round", self._round(spec, action, workspace), progress)
+        path = workspace.contribution(action.round.round_number)
+        manifest = await asyncio.to_thread(
+            policy.manifest_of,
+            path,
+            layout,
+            self.own,
+            sha256=str(found["sha256"]),
+            most=self.config.limits.max_update_bytes,
+        )
+        key = inputs_key(action.round, action.spec, action.task)
+        result = Result(key=key, manifest=manifest, seconds=max(0.0, float(found["seconds"])))
+        await asyncio.to_thread(workspace.keep_result, action.round.round_number, result)
+        self._show(action, found)
+        return result
+
+    async def finish(self, action: FinishRun, workspace: Workspace, progress: TrainerProgress) -> Ending:
+        """Score and keep the run's model; a run that left none here ends with a note that says so.
+
+        Raises:
+            StorageError: If the disk is full; it is tried again then.
+        """
+        failure = ""
+        try:
+            spec = await asyncio.to_thread(self.spec, action.spec)
+            job = self._common(spec) | {
+                "state_dir": str(workspace.state_dir),
+                "run_dir": str(workspace.results_dir),
+            }
+            await self.trainer.run("finish", FinishJob.model_validate(job).model_dump(mode="json"), progress)
+        except RefusalError as error:
+            if error.cause is DeclineCause.STORAGE:
+                raise StorageError(error.problem, remedy="make room; the agent goes on by itself") from error
+            failure = error.problem
+        run_dir = "" if failure else str(workspace.results_dir)
+        ending = Ending(completed=action.task.completed, failure=failure, run_dir=run_dir)
+        await asyncio.to_thread(workspace.keep_ending, ending)
+        return ending
+
+    def _common(self, spec: RunSpec) -> dict[str, Any]:
+        cohort, compute = self.config.cohort, self.config.compute
+        member = Member(id=self.site, cohort=cohort.path, layout=cohort.layout, modalities=cohort.modalities)
+        opening = Opening(
+            member=member,
+            cache=self.config.cache,
+            skip_invalid=cohort.skip_invalid,
+            compute=Compute.model_validate(compute.model_dump()),
+        )
+        return {"spec": spec.to_dict(), "opening": opening.model_dump(mode="json")}
+
+    def _round(self, spec: RunSpec, action: DoTrain, workspace: Workspace) -> dict[str, Any]:
+        job = self._common(spec) | {
+            "state_dir": workspace.state_dir,
+            "round": action.round.round_number,
+            "attempt": action.round.attempt,
+            "inputs": self._inputs(action.task),
+            "out_dir": workspace.out_dir,
+        }
+        return SiteRound.model_validate(job).model_dump(mode="json")
+
+    def _inputs(self, task: Train) -> Inputs:
+        return Inputs(
+            segments={part.name: self.downloads.path(part.artefact) for part in task.segments},
+            anchors=None if task.anchors is None else self.downloads.path(task.anchors),
+            start=None if task.start is None else self.downloads.path(task.start),
+            owners={part.name: part.owners for part in task.segments},
+            samples=task.samples,
+        )
+
+    def _show(self, action: DoTrain, found: dict[str, Any]) -> None:
+        """Put what stays at the site into its own status."""
+        dice = found.get("dice") or {}
+        if isinstance(dice.get("mean"), int | float):
+            self.status.score(action.round.run, action.round.round_number, float(dice["mean"]))
+        for warning in found.get("warnings") or ():
+            _log.warning("the trainer warns", warning=str(warning)[:300])
+        _log.info("trained", round=str(action.round), seconds=round(float(found["seconds"]), 1))
