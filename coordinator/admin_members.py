@@ -45,6 +45,7 @@ class MemberCalls(AdminServicer):
             modalities=tuple(request.modalities),
             lifetime_s=request.lifetime_s or _DEFAULT_LIFETIME_S,
             approval=request.approval,
+            replace=request.replace,
             actor=caller(context).uri,
         )
         return messages.CreateTokenReply(token=text, view=token_view(row, self._registry.clock()))

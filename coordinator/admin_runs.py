@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Literal
 
@@ -60,7 +61,10 @@ class RunCalls(AdminServicer):
     async def ListRuns(self, request: messages.ListRunsRequest, context: Context) -> messages.ListRunsReply:
         """Return all runs, oldest first."""
         rows = await asyncio.to_thread(self._run_rows)
-        views = await asyncio.to_thread(lambda: [run_view(row, load_run(row.state), None, None) for row in rows])
+        now = time.time()
+        views = await asyncio.to_thread(
+            lambda: [run_view(row, load_run(row.state), None, None, now=now) for row in rows]
+        )
         return messages.ListRunsReply(runs=views)
 
     async def WatchRun(self, request: messages.WatchRunRequest, context: Context) -> AsyncIterator[messages.RunView]:
@@ -127,10 +131,10 @@ class RunCalls(AdminServicer):
     def _live(self, row: RunRow, state: RunState) -> messages.RunView:
         """Return a run with what everybody is doing, unless it is over."""
         if state.status.terminal:
-            return run_view(row, state, None, None)
+            return run_view(row, state, None, None, now=time.time())
         seen: Seen = self._runs.site_activity
         activity, done, total = self._runs.lead_activity()
-        return run_view(row, state, seen, LeadActivity(activity=activity, done=done, total=total))
+        return run_view(row, state, seen, LeadActivity(activity=activity, done=done, total=total), now=time.time())
 
     def _run_rows(self) -> tuple[RunRow, ...]:
         with self._store.transaction() as transaction:

@@ -29,7 +29,7 @@ class Service(_Section):
 
     data: Path = Field(description="folder for keys, database, blobs and unfinished uploads")
     listen: str = Field("0.0.0.0:8443", pattern=_ADDRESS, description="for members, with client certificates")
-    enrolment: str | None = Field("0.0.0.0:8444", pattern=_ADDRESS, description="for newcomers; none closes it")
+    enrolment: str = Field("0.0.0.0:8444", pattern=rf"{_ADDRESS}|^$", description="for newcomers; empty closes it")
     database: SecretStr | None = Field(None, description="SQLAlchemy URL; SQLite in the data folder if not given")
     blobs: str | None = Field(None, description="folder or fsspec URL; a folder in the data folder if not given")
     max_update_bytes: int = Field(1 << 30, gt=0, description="largest upload of a site in one round")

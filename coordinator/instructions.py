@@ -71,6 +71,16 @@ def _task(state: RunState, current: RoundState, known: Participant) -> tuple[Tas
     return Wait(reason=f"round {current.id}: {current.phase.name.lower().replace('_', ' ')}"), 0.0
 
 
+def seconds_left(state: RunState, now: float) -> float:
+    """Return how long sites that still train are waited for, at most; 0 where nobody is."""
+    current = state.round
+    if current is None or current.phase is not Phase.TRAINING:
+        return 0.0
+    waiting = current.sites(SiteStatus.EXPECTED, SiteStatus.TRAINING)
+    limits = (state.policy.training_limit(state.pace.get(site)) for site in waiting)
+    return max(0.0, max(limits, default=0.0) - (now - current.phase_began))
+
+
 def context_of(state: RunState, current: RoundState) -> str:
     """Return the digest that binds a round's input to its circumstances."""
     layout = "" if state.published is None else state.published.layout.sha256

@@ -150,7 +150,7 @@ async def _open(
 async def _listen_to_newcomers(
     config: Config, registry: Registry, credentials: ServerCredentials, consortium: str, stack: AsyncExitStack
 ) -> str | None:
-    if config.coordinator.enrolment is None:
+    if not config.coordinator.enrolment:
         return None
     server = aio.server(interceptors=[Guard(consortium, registry.is_revoked)], options=_OPTIONS)
     add_EnrolmentServicer_to_server(Enrolment(registry), server)
@@ -180,7 +180,10 @@ async def _renew(made: Coordinator, config: Config, passphrase: bytes | None, cl
         facts = made.credentials.loaded.facts
         if now >= facts.renew_after:
             request = await asyncio.to_thread(
-                folder.request_certificate, passphrase=passphrase, dns_names=facts.dns_names
+                folder.request_certificate,
+                passphrase=passphrase,
+                dns_names=facts.dns_names,
+                ip_addresses=facts.ip_addresses,
             )
             chain = await asyncio.to_thread(made.registry.renew_own, request)
             await asyncio.to_thread(folder.install_certificate, chain, now=now)

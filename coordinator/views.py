@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from coordinator.instructions import seconds_left
 from coordinator.records import AuditRow, MemberRow, MemberState, ModelRow, RoundRow, RunRow, TokenRow, TokenState
 from coordinator.state import Participant, RoundState, RunState
 from protos.terms import Activity
@@ -103,7 +104,9 @@ def activity_text(activity: Activity | None) -> str:
     return f"{words} {activity.done}/{activity.total}" if activity.total else words
 
 
-def run_view(row: RunRow, state: RunState, seen: Seen | None, lead: LeadActivity | None) -> messages.RunView:
+def run_view(
+    row: RunRow, state: RunState, seen: Seen | None, lead: LeadActivity | None, *, now: float
+) -> messages.RunView:
     """Return a run.
 
     Args:
@@ -111,6 +114,7 @@ def run_view(row: RunRow, state: RunState, seen: Seen | None, lead: LeadActivity
         state: Its state.
         seen: What sites are doing; None for a run of the past.
         lead: What the lead is doing, likewise.
+        now: Seconds since the epoch.
     """
     view = messages.RunView(
         run=state.run,
@@ -126,6 +130,7 @@ def run_view(row: RunRow, state: RunState, seen: Seen | None, lead: LeadActivity
     )
     if state.round is not None:
         view.round.CopyFrom(round_view(state.round, None, seen))
+        view.round.seconds_left = seconds_left(state, now)
     if lead is not None:
         view.lead.CopyFrom(messages.LeadView(activity=lead.activity, done=lead.done, total=lead.total))
     return view

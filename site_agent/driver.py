@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
@@ -82,7 +83,7 @@ class Agent:
             sleep=self._sleep,
             failed=self._trouble,
         )
-        tasks = [stop, work, asyncio.create_task(self._ask()), asyncio.create_task(renewal)]
+        tasks: list[asyncio.Task[Any]] = [stop, work, asyncio.create_task(self._ask()), asyncio.create_task(renewal)]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stop}:
@@ -91,7 +92,7 @@ class Agent:
         finally:
             await self._end(tasks)
 
-    async def _end(self, tasks: list[asyncio.Task[object]]) -> None:
+    async def _end(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
         _log.info("stopping")
         self._tools.training.trainer.stop()
         for task in tasks:

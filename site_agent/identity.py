@@ -1,4 +1,4 @@
-"""The site's identity as the running agent uses it: loaded once, renewed at two thirds of the certificate's lifetime."""
+"""The site's identity as the running agent uses it: renewed at two thirds of the certificate's lifetime."""
 
 from __future__ import annotations
 

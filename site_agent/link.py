@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from grpc import aio
@@ -23,6 +23,9 @@ from protos.v1.federation_pb2_grpc import FederationStub
 from site_agent.errors import UnreachableError
 from site_agent.faults import remote
 from site_agent.tls import options
+
+if TYPE_CHECKING:
+    from protos.v1.federation_pb2_grpc import FederationAsyncStub
 
 SOFTWARE = f"fedmepd-agent {__version__}"
 CALL_S = 30.0
@@ -132,7 +135,7 @@ class Link:
             call = self.stub.Download(codec.encode_download_request(ref, begin))
             try:
                 expected = begin
-                while (message := await _within(call.read(), stall_s)) is not aio.EOF:
+                while isinstance(message := await _within(call.read(), stall_s), common.Chunk):
                     offset, data = codec.decode_chunk(message, ref)
                     if offset != expected:
                         raise UnreachableError(f"the coordinator sent offset {offset} instead of {expected}")
@@ -142,7 +145,7 @@ class Link:
                 call.cancel()
 
     @property
-    def stub(self) -> FederationStub:
+    def stub(self) -> FederationAsyncStub:
         """The service on the present channel."""
         if self._channel is None:
             raise UnreachableError("there is no connection")
@@ -168,10 +171,10 @@ async def _within(awaited: Awaitable[_T], seconds: float) -> _T:
         return await awaited
 
 
-async def _write(call: object, message: object, seconds: float) -> bool:
+async def _write(call: aio.StreamUnaryCall[Any, Any], message: object, seconds: float) -> bool:
     """Send a message; False if the other end has answered already."""
     try:
-        await _within(call.write(message), seconds)  # type: ignore[attr-defined]  a stream-unary call
+        await _within(call.write(message), seconds)
     except asyncio.InvalidStateError:
         return False
     return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class _State:
     last: int = 0
     pending: bytes | None = None
     round: RoundId | None = None
-    made: Made = Made()
+    made: Made = field(default_factory=Made)
     finished: str | None = None
 
 
@@ -209,7 +209,7 @@ def _read(path: Path) -> _State:
     except FileNotFoundError:
         return _State()
     except OSError as error:
-        raise StateError(f"{path} cannot be read ({error.strerror})", remedy="check the folder's permissions") from error
+        raise StateError(f"{path} cannot be read ({error.strerror})", remedy="check its permissions") from error
     try:
         return _loaded(json.loads(text))
     except (ValueError, KeyError, TypeError, ProtocolError) as error:

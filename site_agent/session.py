@@ -148,7 +148,7 @@ class FinishRun:
 Action = Nothing | Resend | CheckMembership | Download | DoTrain | Tell | Upload | FinishRun
 
 
-def decide(instruction: Instruction, facts: Facts) -> Action:
+def decide(instruction: Instruction, facts: Facts) -> Action:  # noqa: PLR0911  the table, row by row
     """Return what is to be done now."""
     if facts.pending:
         return Resend()

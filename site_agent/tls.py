@@ -1,7 +1,7 @@
 """The agent's side of TLS: version 1.3 alone, the consortium's root alone, through a proxy where there is one.
 
-gRPC offers no choice of the TLS version. Our leaves have P-256 keys, so the one cipher suite that is offered to TLS 1.2,
-which needs an RSA leaf, can never be agreed on. The variable must be set before gRPC makes its first TLS context.
+gRPC offers no choice of the TLS version. Our leaves have P-256 keys, so the one cipher suite that is offered to TLS
+1.2, which needs an RSA leaf, can never be agreed on. The variable must be set before gRPC makes its first TLS context.
 """
 
 from __future__ import annotations

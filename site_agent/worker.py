@@ -1,4 +1,4 @@
-"""The agent's end of the training worker: jobs as coroutines, one more try after a death, words that may leave the site.
+"""The agent's end of the training worker: jobs as coroutines, one more try after a death, words fit to be sent.
 
 The worker's own words may name cases and paths; they go to its log file at the site. What a `RefusalError` from here
 says is safe to report.

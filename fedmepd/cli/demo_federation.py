@@ -86,7 +86,7 @@ class DemoFederation:
 
     def _withdraw_tokens(self, site: str) -> None:
         """Withdraw what an interrupted demo left open."""
-        for token in json.loads(self._admin("tokens", "list", "--json"))["tokens"]:
+        for token in json.loads(self._admin("tokens", "list", "--json")):
             if token["id"] == site and token["state"] == "open":
                 self._admin("tokens", "revoke", token["token_id"])
 
@@ -99,12 +99,12 @@ class DemoFederation:
         for site in self._config.sites:
             config = str(self._site(site.id) / "agent.toml")
             self._start(site.id, "site_agent.cli", "run", "--config", config, "--until-finished")
-        runs = json.loads(self._admin("runs", "list", "--json"))["runs"]
+        runs = json.loads(self._admin("runs", "list", "--json"))
         if not runs or runs[-1]["state"] in ("failed", "aborted"):
             _write(self.folder / "run.toml", self._run_toml())
             self._admin("runs", "start", str(self.folder / "run.toml"))
         self._watch()
-        last = json.loads(self._admin("runs", "list", "--json"))["runs"][-1]
+        last = json.loads(self._admin("runs", "list", "--json"))[-1]
         self._run = str(last["run"])
         if last["state"] != "completed":
             raise RunError(f"the run is {last['state']}: {last['reason']}", remedy=f"see the logs in {self._logs}")

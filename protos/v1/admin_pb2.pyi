@@ -56,11 +56,14 @@ class CreateTokenRequest(_message.Message):
     LIFETIME_S_FIELD_NUMBER: _builtins.int
     MODALITIES_FIELD_NUMBER: _builtins.int
     APPROVAL_FIELD_NUMBER: _builtins.int
+    REPLACE_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     id: _builtins.str
     lifetime_s: _builtins.float
     approval: _builtins.bool
     """whether an admin must approve the enrolment"""
+    replace: _builtins.bool
+    """whether a member that is enrolled may enrol again with new keys"""
     @_builtins.property
     def modalities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """expected of a site; empty to let it say"""
@@ -73,10 +76,11 @@ class CreateTokenRequest(_message.Message):
         lifetime_s: _builtins.float = ...,
         modalities: _abc.Iterable[_builtins.str] | None = ...,
         approval: _builtins.bool = ...,
+        replace: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "id", b"id", "lifetime_s", b"lifetime_s", "modalities", b"modalities", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "id", b"id", "lifetime_s", b"lifetime_s", "modalities", b"modalities", "replace", b"replace", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -617,6 +621,7 @@ class RoundView(_message.Message):
     ENDED_FIELD_NUMBER: _builtins.int
     PARTICIPANTS_FIELD_NUMBER: _builtins.int
     DURATIONS_FIELD_NUMBER: _builtins.int
+    SECONDS_LEFT_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     round: _builtins.int
     attempt: _builtins.int
@@ -625,6 +630,8 @@ class RoundView(_message.Message):
     """why it failed"""
     began: _builtins.float
     ended: _builtins.float
+    seconds_left: _builtins.float
+    """until the last site that is waited for is dropped; 0 where nobody is waited for"""
     @_builtins.property
     def participants(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParticipantView]: ...
     @_builtins.property
@@ -641,10 +648,11 @@ class RoundView(_message.Message):
         ended: _builtins.float = ...,
         participants: _abc.Iterable[Global___ParticipantView] | None = ...,
         durations: _abc.Iterable[Global___PhaseDuration] | None = ...,
+        seconds_left: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "began", b"began", "durations", b"durations", "ended", b"ended", "participants", b"participants", "phase", b"phase", "reason", b"reason", "round", b"round", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "began", b"began", "durations", b"durations", "ended", b"ended", "participants", b"participants", "phase", b"phase", "reason", b"reason", "round", b"round", "run", b"run", "seconds_left", b"seconds_left"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -935,7 +943,7 @@ class ListAuditRequest(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     after: _builtins.int
-    """sequence"""
+    """how many records the caller has: sequences begin at 0"""
     limit: _builtins.int
     def __init__(
         self,

@@ -27,7 +27,7 @@ from security.errors import (
     WrongRoleError,
 )
 from security.identity import Identity, Role
-from security.pki.names import identity_in, organisation_of
+from security.pki.names import IPAddress, identity_in, organisation_of
 
 MAX_BUNDLE_BYTES = 64 * 1024
 MAX_BUNDLE_CERTIFICATES = 8
@@ -57,6 +57,7 @@ class CertificateFacts:
         not_before: Begin of the validity.
         not_after: End of the validity.
         dns_names: Host names it is for.
+        ip_addresses: Addresses it is for.
     """
 
     identity: Identity
@@ -65,6 +66,7 @@ class CertificateFacts:
     not_before: datetime
     not_after: datetime
     dns_names: tuple[str, ...]
+    ip_addresses: tuple[IPAddress, ...]
 
     @property
     def renew_after(self) -> datetime:
@@ -90,7 +92,7 @@ def facts_of(certificate: x509.Certificate | bytes) -> CertificateFacts:
     """
     leaf = split_bundle(certificate)[0] if isinstance(certificate, bytes) else certificate
     try:
-        identity, dns_names, _ = identity_in(leaf.extensions, "the certificate")
+        identity, dns_names, ip_addresses = identity_in(leaf.extensions, "the certificate")
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         raise CertificateError("the certificate's extensions are malformed") from None
     return CertificateFacts(
@@ -100,6 +102,7 @@ def facts_of(certificate: x509.Certificate | bytes) -> CertificateFacts:
         not_before=leaf.not_valid_before_utc,
         not_after=leaf.not_valid_after_utc,
         dns_names=dns_names,
+        ip_addresses=ip_addresses,
     )
 
 

@@ -264,12 +264,15 @@ def test_a_site_is_approved_by_its_id(fed: Served) -> None:
     assert [s["state"] for s in listed(fed, "sites", "list") if s["id"] == "lyon"] == ["enrolled"]
 
 
-def test_replacing_a_member_revokes_it_and_makes_a_token(fed: Served) -> None:
+def test_a_member_stays_until_its_replacement_enrols(fed: Served) -> None:
     site(fed, "metz", "t1")
     refused = fed.admin("tokens", "create", "metz")
     assert (refused.code, "--replace" in refused.err) == (2, True)
     assert fed.admin("tokens", "create", "metz", "--replace").code == 0
-    assert [s["state"] for s in listed(fed, "sites", "list") if s["id"] == "metz"] == ["revoked"]
+    (before,) = (s for s in listed(fed, "sites", "list") if s["id"] == "metz")
+    assert before["state"] == "enrolled"
+    (token,) = (t for t in listed(fed, "tokens", "list") if t["id"] == "metz" and t["state"] == "open")
+    assert token["role"] == "site"
 
 
 # -- runs, rounds, models, audit ------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def test_activities_in_words() -> None:
 def test_a_run_is_shown_with_its_round_and_lead() -> None:
     state = started().state
     activity = Activity(kind=ActivityKind.TRAINING, done=1, total=2)
-    view = plain(run_view(RUN, state, lambda _: (activity, 4.0), LeadActivity(activity="idle")))
+    view = plain(run_view(RUN, state, lambda _: (activity, 4.0), LeadActivity(activity="idle"), now=5.0))
     assert (view["state"], view["method"], view["sites"]) == ("running", "m", ["a", "b", "c"])
     assert view["round"]["phase"] == "training"
     assert view["round"]["participants"][1] == {

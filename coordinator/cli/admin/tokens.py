@@ -16,7 +16,8 @@ _Modalities = Annotated[str, typer.Option("--modalities", help="What a site must
 _Hours = Annotated[float, typer.Option("--hours", min=0.02, max=720, help="How long the token can be used.")]
 _Approval = Annotated[bool, typer.Option("--approval", help="An admin must approve the enrolment as well.")]
 _Replace = Annotated[
-    bool, typer.Option("--replace", help="The party is enrolled: revoke it now, and let it enrol with new keys.")
+    bool,
+    typer.Option("--replace", help="Let a party that is enrolled enrol again; its old certificate is refused then."),
 ]
 
 
@@ -52,9 +53,6 @@ def create(  # noqa: PLR0917  one argument per option
 
     number = role_message(Role(role.value))
     with connected(identity) as connection:
-        if replace:
-            revoked = messages.RevokeMemberRequest(role=number, id=id_, reason="enrols again with new keys")
-            ask(connection.stub.RevokeMember, revoked)
         reply = ask(
             connection.stub.CreateToken,
             messages.CreateTokenRequest(
@@ -63,6 +61,7 @@ def create(  # noqa: PLR0917  one argument per option
                 lifetime_s=hours * 3600,
                 modalities=[name.strip() for name in modalities.split(",") if name.strip()],
                 approval=approval,
+                replace=replace,
             ),
         )
     if as_json:

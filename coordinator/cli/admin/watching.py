@@ -137,7 +137,10 @@ def heading(view: dict[str, Any], now: float) -> str:
         return text
     attempt = f" attempt {current['attempt']}" if current["attempt"] > 1 else ""
     spent = now - current["began"] - sum(part["seconds"] for part in current["durations"])
-    return f"{text} · round {current['round']}/{view['rounds']}{attempt} · {current['phase']} for {lasting(spent)}"
+    left = f", at most {lasting(current['seconds_left'])} more" if current["seconds_left"] else ""
+    return (
+        f"{text} · round {current['round']}/{view['rounds']}{attempt} · {current['phase']} for {lasting(spent)}{left}"
+    )
 
 
 def bar(done: int, total: int) -> str:

@@ -1,0 +1,92 @@
+"""The exception tree of the site agent: each names a problem and what to do about it.
+
+Faults of the other end are `RemoteError`s, named for what the agent does about them (PROTOCOL 9.1); everything else is
+local. No error that is reported to the coordinator names a patient.
+"""
+
+from __future__ import annotations
+
+from protos.terms import DeclineCause
+
+
+class AgentError(Exception):
+    """A fault that the hospital's staff can mend, or that mends itself.
+
+    Args:
+        problem: What is wrong, naming the thing; no full stop at the end.
+        remedy: What to do about it; no full stop at the end.
+    """
+
+    def __init__(self, problem: str, *, remedy: str | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        """Return problem and remedy as one line."""
+        return f"{self.problem}. {self.remedy}." if self.remedy else f"{self.problem}."
+
+
+class ConfigError(AgentError):
+    """The agent's configuration is wrong."""
+
+
+class EnrolmentError(AgentError):
+    """The site cannot be enrolled as asked."""
+
+
+class StateError(AgentError):
+    """A file of the agent's own is damaged, or another agent uses the folder."""
+
+
+class StorageError(AgentError):
+    """The disk is full or cannot be written."""
+
+
+class RefusalError(AgentError):
+    """The site does not take part in a round, for a cause that the coordinator is told.
+
+    Args:
+        problem: What is wrong, in words that may leave the site.
+        cause: Which kind it is.
+    """
+
+    def __init__(self, problem: str, *, cause: DeclineCause) -> None:
+        super().__init__(problem)
+        self.cause = cause
+
+
+class NotAMemberError(AgentError):
+    """The signed membership list does not hold this site as it is."""
+
+
+class RemoteError(AgentError):
+    """The coordinator did not answer, or refused."""
+
+
+class UnreachableError(RemoteError):
+    """No connection, or a fault of the coordinator: the same call is repeated after a pause."""
+
+
+class UnauthenticatedError(RemoteError):
+    """The coordinator does not accept the certificate."""
+
+
+class ForbiddenError(RemoteError):
+    """The role or token does not allow the call."""
+
+
+class StaleError(RemoteError):
+    """The instruction is out of date, or a report out of order: ask for the next one."""
+
+
+class RejectedError(RemoteError):
+    """What was sent breaks a clause of the protocol; it is not sent again."""
+
+
+class CorruptedError(RemoteError):
+    """The bytes of a transfer do not have the hash that names them."""
+
+
+class IncompatibleError(RemoteError):
+    """The two ends have no version of the protocol in common."""
