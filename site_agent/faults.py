@@ -106,4 +106,3 @@ def told(error: BaseException) -> bool:
     from security.errors import SecurityError
 
     return isinstance(error, AgentError | SecurityError | ProtocolError | FedmepdError)
-

@@ -69,9 +69,7 @@ def manifest_of(path: Path, layout: Layout, own: Sequence[str], *, sha256: str, 
     Raises:
         RefusalError: If size or hash are not what they must be.
     """
-    slices = tuple(
-        SegmentSlice(name=segment.name, values=vector_length(segment)) for segment in layout.for_member(own)
-    )
+    slices = tuple(SegmentSlice(name=segment.name, values=vector_length(segment)) for segment in layout.for_member(own))
     size, found = _measure(path)
     wanted = _WORD * sum(part.values for part in slices)
     if size != wanted:

@@ -121,9 +121,7 @@ class Workspace:
         found = _read(self.folder / "finished.json")
         if found is None:
             return None
-        return Ending(
-            completed=bool(found["completed"]), failure=str(found["failure"]), run_dir=str(found["run_dir"])
-        )
+        return Ending(completed=bool(found["completed"]), failure=str(found["failure"]), run_dir=str(found["run_dir"]))
 
     def keep_ending(self, ending: Ending) -> None:
         """Note how the run ended here; contributions are not needed any more.

@@ -164,7 +164,7 @@ class DemoFederation:
         member = next(member for member in self._config.sites if member.id == site)
         modalities = json.dumps(list(member.modalities or ()))
         return (
-            f'[agent]\ndata = "{self._site(site) / "data"}"\ncoordinator = "{self._members}"\n'
+            f'[agent]\nsite = "{site}"\ndata = "{self._site(site) / "data"}"\ncoordinator = "{self._members}"\n'
             f'enrolment = "{self._newcomers}"\n\n[cohort]\npath = "{member.cohort}"\nmodalities = {modalities}\n\n'
             f"[compute]\nthreads = 1\n\n[limits]\nmin_free_bytes = 0\n"
         )

@@ -1,0 +1,107 @@
+"""An agent with a trainer that trains nothing, for tests against a coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fedmepd.artefacts import contribution_length
+from fedmepd.layout import Layout
+from fedmepd.layout_json import layout_to_json
+from site_agent.backoff import Backoff
+from site_agent.config import Config
+from site_agent.driver import Agent
+from site_agent.hands import Tools
+from site_agent.identity import SiteIdentity
+from site_agent.link import Link
+from site_agent.membership import Standing
+from site_agent.reports import Ledger
+from site_agent.status import StatusFile
+from site_agent.training import Training
+from site_agent.transfers import Downloads
+
+
+@dataclass
+class IdleTrainer:
+    """Answers jobs as the worker does; what it contributes is made up, the same for the same round."""
+
+    layout: Layout
+    own: tuple[str, ...]
+    jobs: list[str] = field(default_factory=list)
+    failures: list[Exception] = field(default_factory=list)
+    hang: asyncio.Event | None = None
+    hanging: asyncio.Event = field(default_factory=asyncio.Event)
+    stopped: int = 0
+
+    async def run(self, job, arguments, progress):
+        self.jobs.append(job)
+        if self.failures:
+            raise self.failures.pop(0)
+        if job == "open":
+            return {"layout": layout_to_json(self.layout)}
+        if job == "finish":
+            return {"run_dir": arguments["run_dir"]}
+        progress("training", 1, 2)
+        if self.hang is not None:
+            self.hanging.set()
+            await self.hang.wait()
+        for path in arguments["inputs"]["segments"].values():
+            assert Path(path).is_file()
+        return self._contribute(arguments)
+
+    def stop(self):
+        self.stopped += 1
+
+    def _contribute(self, arguments):
+        number, out = arguments["round"], Path(arguments["out_dir"])
+        out.mkdir(parents=True, exist_ok=True)
+        values = np.full(contribution_length(self.layout, self.own) // 4, number, "<u4").tobytes()
+        path = out / f"contribution-{number:06d}.bin"
+        path.write_bytes(values)
+        sha256 = hashlib.sha256(values).hexdigest()
+        return {"contribution": path.name, "sha256": sha256, "seconds": 0.1, "dice": {"mean": 0.5}, "warnings": []}
+
+
+def no_pause():
+    return Backoff(uniform=lambda _low, _high: 0.0)
+
+
+def config_of(data, members, newcomers, own, **limits) -> Config:
+    return Config.model_validate(
+        {
+            "agent": {"data": data, "coordinator": members, "enrolment": newcomers},
+            "cohort": {"path": data / "cohort", "modalities": list(own)},
+            "limits": {"min_free_bytes": 0, **limits},
+        }
+    )
+
+
+def build_tools(config, trainer, coordinator=None, clock=time.time) -> Tools:
+    identity = SiteIdentity(config.data, None)
+    status = StatusFile(config.data)
+    downloads = Downloads(config.data / "downloads", stall_s=config.limits.stall_s)
+    address = config.agent.coordinator
+    return Tools(
+        config=config,
+        identity=identity,
+        coordinator=coordinator or Link(address, None, identity.credentials),
+        training=Training(config, identity.loaded.identity.id, trainer, downloads, status),
+        downloads=downloads,
+        ledger=Ledger(config.data / "reports.json"),
+        standing=Standing(config.data / "membership.json"),
+        status=status,
+        clock=clock,
+    )
+
+
+async def soon(seconds):
+    await asyncio.sleep(min(seconds, 0.02))
+
+
+def build_agent(tools, *, until_finished=True, sleep=soon) -> Agent:
+    return Agent(tools, until_finished=until_finished, sleep=sleep, backoff=no_pause)
