@@ -1,4 +1,4 @@
-"""A hundred sites through rounds of almost nothing: what a round costs beyond training and transfer, and what idling costs.
+"""A hundred sites through rounds of almost nothing: what a round costs beyond training and transfer, and idling.
 
     python -m benchmarks.control_plane [--sites 100] [--rounds 3] [--json FILE]
 
