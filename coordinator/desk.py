@@ -131,12 +131,18 @@ class SiteDesk:
     # -- uploads ----------------------------------------------------------------------------------------------------
 
     async def upload_offset(self, site: str, ref: ArtefactRef) -> int:
-        """Return how many bytes of an announced upload are durable."""
+        """Return how many bytes of an announced upload are durable; its size only if it is whole and kept (7.3).
+
+        Raises:
+            StaleError: If the site is not asked to upload this now.
+            CorruptedError: If all is there and the hash is not what was announced; the upload starts anew then.
+        """
         self._driver.saw(site)
         self._check_wanted(site, ref)
         if await asyncio.to_thread(self._is_whole, site, ref):
             return ref.size
-        return await asyncio.to_thread(self._spool.offset, site, ref)
+        reached = await asyncio.to_thread(self._spool.offset, site, ref)
+        return reached if reached < ref.size else await self._complete(site, ref)  # cut off after the last byte
 
     async def upload(self, site: str, ref: ArtefactRef, chunks: AsyncIterator[tuple[int, bytes]]) -> int:
         """Take an upload from an offset on and return the durable offset.
@@ -155,8 +161,10 @@ class SiteDesk:
         if await asyncio.to_thread(self._is_whole, site, ref):
             return ref.size
         reached = await self._receive(site, ref, chunks)
-        if reached < ref.size:
-            return reached
+        return reached if reached < ref.size else await self._complete(site, ref)
+
+    async def _complete(self, site: str, ref: ArtefactRef) -> int:
+        """Check and keep an upload whose last byte is durable."""
         path = await asyncio.to_thread(self._spool.finish, site, ref)
         await asyncio.to_thread(self._keep, site, ref, path)
         return ref.size

@@ -81,7 +81,9 @@ class Driver:
         self._seen: dict[str, float] = {}
         self._progress: dict[str, float] = {}
         self._untouched: dict[tuple[str, str], float] = {}
+        self._opened = 0.0
         self._version, self._changed = 1, asyncio.Event()
+        self._adopted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     # -- life -------------------------------------------------------------------------------------------------------
@@ -89,10 +91,9 @@ class Driver:
     async def open(self) -> None:
         """Take up the latest run where the database says that it is."""
         runs = await asyncio.to_thread(self._read_runs)
+        self._opened = self._clock()
         if runs:
             self._row, self._state = runs[-1], load_run(runs[-1].state)
-            now = self._clock()
-            self._seen = dict.fromkeys(self._state.sites, now)  # nobody is absent because we were
             for effect in pending(self._state):
                 self._perform(self._state, effect)
         self._tasks = [asyncio.create_task(self._pump()), asyncio.create_task(self._ticks())]
@@ -179,6 +180,11 @@ class Driver:
                 await asyncio.wait_for(self._changed.wait(), timeout_s)
         return self._version
 
+    async def adopted(self, timeout_s: float) -> None:
+        """Wait until the state is another: what sites do changes nobody's instruction."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._adopted.wait(), timeout_s)
+
     @property
     def version(self) -> int:
         """Counts what happened."""
@@ -261,6 +267,8 @@ class Driver:
             if not isinstance(effect, ev.Note):
                 self._perform(batch.state, effect)
         if changed:
+            self._adopted.set()
+            self._adopted = asyncio.Event()
             self._notify()
 
     async def _ticks(self) -> None:
@@ -274,7 +282,7 @@ class Driver:
                 await self._touch()
 
     def _tick(self) -> ev.Tick:
-        return ev.Tick(seen=dict(self._seen), progress=dict(self._progress))
+        return ev.Tick(seen=dict(self._seen), progress=dict(self._progress), since=self._opened)
 
     def _notify(self) -> None:
         self._version += 1

@@ -70,10 +70,12 @@ class Tick:
     Attributes:
         seen: When each site last said anything.
         progress: When each site's upload last grew.
+        since: When the coordinator came up: nobody is late or stalled because it was away.
     """
 
     seen: Mapping[str, float]
     progress: Mapping[str, float]
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ from coordinator.journal import record
 from coordinator.policy import Policy
 from coordinator.ports import BlobStore, Input, Lead, LeadError, LeadFiles, Store, Summation
 from coordinator.records import RunRow
-from coordinator.state import Publication, RunState, RunStatus, load_run
+from coordinator.state import Publication, RoundState, RunState, RunStatus, load_run
 from fedmepd.layout import Layout
 from fedmepd.layout_json import layout_from_json
 from fedmepd.plan import parse_plan
@@ -196,7 +196,7 @@ class Runs:
         elif isinstance(effect, ev.TrainLead):
             self._spawn(self._train(state, effect))
         elif isinstance(effect, ev.PublishLead):
-            self._spawn(self._publish(effect))
+            self._spawn(self._publish(state, effect))
         elif isinstance(effect, ev.RoundEnded):
             self._spawn(self._tidy(state, effect))
         elif isinstance(effect, ev.StopLead):
@@ -250,6 +250,10 @@ class Runs:
             contributors = self._summation.sum(layout, spec.formats, inputs, out)
         return self._take(out), contributors
 
+    def _is_latest(self, state: RunState) -> bool:
+        """Whether no other run was started meanwhile, which must not get this one's events."""
+        return self.driver.state is not None and self.driver.state.run == state.run
+
     async def _train(self, state: RunState, effect: ev.TrainLead) -> None:
         try:
             spec = await self._spec_path(state)
@@ -259,16 +263,18 @@ class Runs:
         except Exception as error:  # noqa: BLE001  the round ends, the service does not
             _log.error("the lead's part failed", round=effect.round_number, exc_info=error)
             event = ev.LeadFailed(round_number=effect.round_number, reason=_public(error))
-        await self.driver.insist(event)
+        if self._is_latest(state):
+            await self.driver.insist(event)
 
-    async def _publish(self, effect: ev.PublishLead) -> None:
+    async def _publish(self, state: RunState, effect: ev.PublishLead) -> None:
         try:
             publication = await asyncio.to_thread(self._published, effect.round_number)
             event: ev.Event = ev.Published(publication=publication)
         except Exception as error:  # noqa: BLE001  as above
             _log.error("the lead's files cannot be published", exc_info=error)
             event = ev.LeadFailed(round_number=effect.round_number, reason=_public(error))
-        await self.driver.insist(event)
+        if self._is_latest(state):
+            await self.driver.insist(event)
 
     def _published(self, round_number: int) -> Publication:
         made = self._made.pop(round_number)
@@ -285,11 +291,9 @@ class Runs:
 
     async def _tidy(self, state: RunState, effect: ev.RoundEnded) -> None:
         """Remove what nothing names any more."""
-        vectors = {p.manifest.vector for p in effect.record.participants if p.manifest is not None}
-        old = set() if effect.superseded is None else set(effect.superseded.artefacts) - {effect.superseded.model}
-        current = set() if state.published is None else set(state.published.artefacts)
-        total = set() if effect.record.sum is None else {effect.record.sum}
-        for ref in (vectors | old | total) - current - {state.spec}:
+        for ref in garbage_of(effect, state):
+            if ref not in garbage_of(effect, self.driver.state or state):
+                continue  # it was announced again meanwhile
             await asyncio.to_thread(self._blobs.remove, ref)
         await asyncio.to_thread(self._forget_models, state)
 
@@ -309,7 +313,8 @@ class Runs:
                 await self._lead.finish(await self._spec_path(state))
             except LeadError as error:
                 _log.warning("the lead could not score its model", reason=str(error))
-        await self._lead.close()
+        if self._is_latest(state):
+            await self._lead.close()
 
     # -- files ------------------------------------------------------------------------------------------------------
 
@@ -387,6 +392,24 @@ def _split(configuration_toml: str) -> tuple[dict[str, object], Policy]:
         item = error.errors(include_input=False)[0]
         key = ".".join(str(part) for part in ("federation", *item["loc"]))
         raise ConfigError(f"{key}: {item['msg']}", remedy=f"known: {', '.join(Policy.model_fields)}") from error
+
+
+def garbage_of(effect: ev.RoundEnded, state: RunState) -> frozenset[ArtefactRef]:
+    """Return what nothing needs any more after a round, seen from a state of the run after it.
+
+    A vector that is announced again, in another attempt with the same inputs, is the same artefact: it stays.
+    """
+    vectors = _vectors(effect.record)
+    old = set() if effect.superseded is None else set(effect.superseded.artefacts) - {effect.superseded.model}
+    current = set() if state.published is None else set(state.published.artefacts)
+    if state.round is not None and state.round.id != effect.record.id:
+        current |= _vectors(state.round)
+    total = set() if effect.record.sum is None else {effect.record.sum}
+    return frozenset((vectors | old | total) - current - {state.spec})
+
+
+def _vectors(current: RoundState) -> set[ArtefactRef]:
+    return {p.manifest.vector for p in current.participants if p.manifest is not None}
 
 
 def _ref_of(path: Path) -> ArtefactRef:

@@ -73,7 +73,7 @@ def stage(state: RunState) -> Stage:
 
 def begin(state: RunState) -> Outcome:
     """Return the first effects of a run: the lead's start."""
-    return Outcome(state=state, effects=(_lead(0), _note(state, "run.start", "ok")))
+    return Outcome(state=state, effects=(_lead(0),))
 
 
 def handle(state: RunState, event: ev.Event, now: float) -> Outcome:
@@ -103,6 +103,8 @@ def pending(state: RunState) -> tuple[ev.Effect, ...]:
     here, current = stage(state), state.round
     if here is Stage.STARTING:
         return (_lead(0),)
+    if state.status is RunStatus.COMPLETED:
+        return (ev.StopLead(),)  # its last model may not be scored yet
     if current is None:
         return ()
     if here is Stage.AGGREGATING:
@@ -334,7 +336,7 @@ def _revoked(turn: _Turn, event: ev.SiteRevoked) -> None:
 
 def _training_tick(turn: _Turn, event: ev.Tick) -> None:
     """Name the sites that are absent or late."""
-    policy, began = turn.state.policy, turn.round.phase_began
+    policy, began = turn.state.policy, max(turn.round.phase_began, event.since)
     for known in turn.round.participants:
         if known.status not in (SiteStatus.EXPECTED, SiteStatus.TRAINING):
             continue
@@ -382,7 +384,7 @@ def _submitted(turn: _Turn, event: ev.SiteSubmitted) -> None:
 
 def _input_tick(turn: _Turn, event: ev.Tick) -> None:
     """Name the sites of the roster whose upload stands still."""
-    policy, began = turn.state.policy, turn.round.phase_began
+    policy, began = turn.state.policy, max(turn.round.phase_began, event.since)
     for site in turn.round.sites(SiteStatus.READY):
         silent = turn.now - max(event.seen.get(site, 0.0), began)
         stalled = turn.now - max(event.progress.get(site, 0.0), began)
@@ -469,10 +471,6 @@ def _finished(turn: _Turn, event: ev.SiteFinished) -> None:
 
 def _ignore(_: _Turn, __: ev.Event) -> None:
     """Nothing follows."""
-
-
-def _note(state: RunState, action: str, outcome: str) -> ev.Note:
-    return ev.Note(action=action, subject=state.run, outcome=outcome, details={"sites": ",".join(state.sites)})
 
 
 def _missing(current: RoundState) -> str:

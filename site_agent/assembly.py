@@ -19,7 +19,7 @@ from site_agent.driver import Agent
 from site_agent.enrolment import make_private
 from site_agent.errors import StateError
 from site_agent.faults import disk
-from site_agent.hands import Tools
+from site_agent.gathering import Tools
 from site_agent.identity import SiteIdentity
 from site_agent.link import Link
 from site_agent.membership import Standing

@@ -22,7 +22,8 @@ from security.errors import SecurityError
 from site_agent import session
 from site_agent.backoff import Backoff
 from site_agent.errors import AgentError, RejectedError, RemoteError, StaleError
-from site_agent.hands import Hands, Tools
+from site_agent.gathering import Tools
+from site_agent.hands import Hands
 from site_agent.identity import keep_renewed
 
 _log = structlog.get_logger("site_agent.driver")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -23,55 +22,20 @@ from protos.terms import (
     Declined,
     Finished,
     Instruction,
-    RoundId,
-    Submit,
-    Train,
 )
 from security.errors import SecurityError
-from site_agent import policy, session
-from site_agent.config import Config
+from site_agent import session
 from site_agent.errors import CorruptedError, NotAMemberError, RefusalError, RejectedError, StaleError, StorageError
 from site_agent.faults import disk
-from site_agent.identity import SiteIdentity
-from site_agent.membership import Standing
-from site_agent.ports import Coordinator
-from site_agent.reports import Ledger
+from site_agent.gathering import Gatherer, RoundMemory, Tools
 from site_agent.session import Facts
-from site_agent.status import StatusFile
-from site_agent.training import Training
-from site_agent.transfers import Downloads, send
+from site_agent.transfers import send
 from site_agent.workspace import Workspace
 
 _log = structlog.get_logger("site_agent.hands")
 _CORRUPTED_UPLOADS = 2
 _T = TypeVar("_T")
 _PHASES = {"validating": ActivityKind.VALIDATING, "testing": ActivityKind.VALIDATING}
-
-
-@dataclass(slots=True)
-class _Round:
-    """What is known of the present round beside the files."""
-
-    id: RoundId | None = None
-    standing: bool | None = None
-    refusal: Declined | None = None
-    uploaded: bool = False
-    corrupted: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
-    """What hands work with."""
-
-    config: Config
-    identity: SiteIdentity
-    coordinator: Coordinator
-    training: Training
-    downloads: Downloads
-    ledger: Ledger
-    standing: Standing
-    status: StatusFile
-    clock: Callable[[], float]
 
 
 class Hands:
@@ -84,8 +48,7 @@ class Hands:
 
     def __init__(self, tools: Tools, busy: Callable[[], None] = lambda: None) -> None:
         self._tools, self._busy = tools, busy
-        self._round = _Round()
-        self._spaces: dict[str, Workspace] = {}
+        self._round, self._gatherer = RoundMemory(), Gatherer(tools)
         self._writing = asyncio.Lock()
         self.activity = Activity(kind=ActivityKind.IDLE)
 
@@ -94,12 +57,12 @@ class Hands:
     async def facts(self, instruction: Instruction) -> Facts:
         """Return what is so at the site, as far as the instruction needs it."""
         if instruction.round != self._round.id:
-            self._round = _Round(id=instruction.round)
-        return await asyncio.to_thread(self._facts, instruction)
+            self._round = RoundMemory(id=instruction.round)
+        return await asyncio.to_thread(self._gatherer.facts, instruction, self._round)
 
     def workspace(self, run: str) -> Workspace:
         """Return the folder of a run."""
-        return self._spaces.setdefault(run, Workspace(self._tools.config.data, run))
+        return self._gatherer.workspace(run)
 
     def look_again(self) -> None:
         """Look at the membership list again at the next occasion."""
@@ -118,49 +81,6 @@ class Hands:
         async with self._writing:
             return await asyncio.to_thread(self._tools.ledger.reconcile, last_report, answered=answered)
 
-    def _facts(self, instruction: Instruction) -> Facts:
-        ledger, current = self._tools.ledger, self._round
-        if instruction.round is None or ledger.pending is not None:
-            return Facts(pending=ledger.pending is not None)
-        missing = tuple(ref for ref in session.artefacts_of(instruction) if not self._tools.downloads.has(ref))
-        made, space = ledger.made(instruction.round), self.workspace(instruction.round.run)
-        if current.refusal is None and not made.out:
-            current.refusal = self._refusal(instruction, missing)
-        key = None
-        if isinstance(instruction.task, Train):
-            key = session.inputs_key(instruction.round, instruction.run_spec, instruction.task)
-        return Facts(
-            missing=missing,
-            standing=current.standing,
-            refusal=current.refusal,
-            result=space.result(instruction.round.round_number, key),
-            made=made,
-            uploaded=current.uploaded,
-            kept=space.ending() is not None,
-        )
-
-    def _refusal(self, instruction: Instruction, missing: tuple[ArtefactRef, ...]) -> Declined | None:
-        """Return why the hospital's policy forbids what is asked, if it does."""
-        round_id, spec, task, tools = instruction.round, instruction.run_spec, instruction.task, self._tools
-        if round_id is None or spec is None or not isinstance(task, Train | Submit):
-            return None
-        layout, training = self.workspace(round_id.run).layout(), tools.training
-        try:
-            if isinstance(task, Train):
-                policy.check_train(task, training.own, layout, tools.config)
-            else:
-                policy.check_submit(round_id, spec, task, site=training.site, layout=layout)
-            if spec not in missing:
-                policy.check_run(training.spec(spec), round_id.run, training.site, training.own)
-        except RefusalError as error:
-            return self._declined(error.cause, error.problem)
-        return None
-
-    def _declined(self, cause: DeclineCause, problem: str) -> Declined:
-        _log.error("declining the round", cause=cause.value, problem=problem)
-        self._tools.status.error(f"round declined ({cause.value}): {problem}")
-        return Declined(cause=cause, problem=problem)
-
     # -- actions ----------------------------------------------------------------------------------------------------
 
     async def perform(self, action: session.Action) -> None:
@@ -173,12 +93,14 @@ class Hands:
         try:
             await self._perform(action)
         except RefusalError as error:
-            self._round.refusal = self._declined(error.cause, error.problem)
+            self._round.refusal = self._gatherer.declined(error.cause, error.problem)
         except StorageError as error:
             if not isinstance(action, session.Download | session.DoTrain) or self._round.id is None:
                 raise
             self._tools.status.error(str(error))
-            self._round.refusal = self._declined(DeclineCause.STORAGE, "the site's disk is full or not writable")
+            self._round.refusal = self._gatherer.declined(
+                DeclineCause.STORAGE, "the site's disk is full or not writable"
+            )
         except CorruptedError as error:
             self._corrupted(action, error)
         finally:
@@ -222,7 +144,9 @@ class Hands:
             if isinstance(report.body, Declined | Finished):
                 await self._write(lambda: ledger.leave(report.round))
             elif report.round == self._round.id:
-                self._round.refusal = self._declined(DeclineCause.UPDATE, "the coordinator rejects what was reported")
+                self._round.refusal = self._gatherer.declined(
+                    DeclineCause.UPDATE, "the coordinator rejects what was reported"
+                )
             return
         report = await self._write(lambda: ledger.answered(reply))
         name = type(report.body).__name__.lower()
@@ -273,7 +197,7 @@ class Hands:
         if isinstance(action, session.Upload) and self._round.corrupted < _CORRUPTED_UPLOADS:
             _log.warning("the upload arrived damaged; once more", reason=error.problem)
             return
-        self._round.refusal = self._declined(DeclineCause.UPDATE, error.problem)
+        self._round.refusal = self._gatherer.declined(DeclineCause.UPDATE, error.problem)
 
     def _check_space(self, size: int) -> None:
         data, least = self._tools.config.data, self._tools.config.limits.min_free_bytes

@@ -73,7 +73,7 @@ class TrainerClient:
         self._worker.kill()
 
     async def _once(self, job: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        future = await asyncio.to_thread(self._worker.submit, job, **arguments)
+        future = self._worker.submit(job, **arguments)  # not in a thread: a cancellation must find it given or not
         waited = asyncio.wrap_future(future)
         waited.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # heard, also if nobody waits
         try:

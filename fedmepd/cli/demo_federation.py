@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import time
@@ -153,9 +154,22 @@ class DemoFederation:
     def _site(self, site: str) -> Path:
         return self.folder / "sites" / site
 
+    def _ports(self) -> tuple[int, int]:
+        """Return two ports that were free when the federation was founded: members remember where it is."""
+        file = self.folder / "ports.json"
+        if not file.is_file():
+            with socket.socket() as one, socket.socket() as other:
+                one.bind((_LOOPBACK, 0))
+                other.bind((_LOOPBACK, 0))
+                file.write_text(json.dumps([one.getsockname()[1], other.getsockname()[1]]))
+        members, newcomers = json.loads(file.read_text())
+        return int(members), int(newcomers)
+
     def _coordinator_toml(self) -> str:
+        members, newcomers = self._ports()
         return (
-            f'[coordinator]\ndata = "{self._data}"\nlisten = "{_LOOPBACK}:0"\nenrolment = "{_LOOPBACK}:0"\n'
+            f'[coordinator]\ndata = "{self._data}"\nlisten = "{_LOOPBACK}:{members}"\n'
+            f'enrolment = "{_LOOPBACK}:{newcomers}"\n'
             f'min_free_bytes = 0\n\n[lead]\ncohort = "{self._config.server.cohort}"\n\n'
             f"[compute]\nthreads = 1\n"
         )

@@ -16,7 +16,7 @@ from fedmepd.layout_json import layout_to_json
 from site_agent.backoff import Backoff
 from site_agent.config import Config
 from site_agent.driver import Agent
-from site_agent.hands import Tools
+from site_agent.gathering import Tools
 from site_agent.identity import SiteIdentity
 from site_agent.link import Link
 from site_agent.membership import Standing
@@ -50,14 +50,13 @@ class IdleTrainer:
         if self.hang is not None:
             self.hanging.set()
             await self.hang.wait()
-        for path in arguments["inputs"]["segments"].values():
-            assert Path(path).is_file()
         return self._contribute(arguments)
 
     def stop(self):
         self.stopped += 1
 
     def _contribute(self, arguments):
+        assert all(Path(path).is_file() for path in arguments["inputs"]["segments"].values())
         number, out = arguments["round"], Path(arguments["out_dir"])
         out.mkdir(parents=True, exist_ok=True)
         values = np.full(contribution_length(self.layout, self.own) // 4, number, "<u4").tobytes()
@@ -105,3 +104,8 @@ async def soon(seconds):
 
 def build_agent(tools, *, until_finished=True, sleep=soon) -> Agent:
     return Agent(tools, until_finished=until_finished, sleep=sleep, backoff=no_pause)
+
+
+async def until_true(condition):
+    while not condition():  # noqa: ASYNC110  what a daemon writes down comes without an event
+        await asyncio.sleep(0.01)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 
 from security import sealed
 
@@ -8,3 +9,9 @@ from security import sealed
 @pytest.fixture(autouse=True)
 def _cheap_passphrases(monkeypatch):
     monkeypatch.setattr(sealed, "_LOG2_COST", 10)
+
+
+@pytest.fixture(autouse=True)
+def _own_logging():
+    yield
+    structlog.reset_defaults()  # commands bind logs to a stderr that ends with their test

@@ -64,7 +64,7 @@ class FakeFederation(FederationServicer):
                 data[faults.damage_at - offset] ^= 1
             yield codec.encode_chunk(offset, bytes(data))
 
-    async def UploadOffset(self, request, context):  # noqa: N802
+    async def UploadOffset(self, request, context):  # noqa: ARG002, N802
         ref = codec.decode_upload_offset_request(request)
         return messages.UploadOffsetReply(offset=len(self.uploads.get(ref.sha256, b"")))
 

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
+import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 from fedmepd.aggregation import vector_length
+from protos.terms import DeclineCause
+from security import keys
 from security.errors import UnknownAuthorityError
 from security.identity import Role
 from security.tokens import EnrolmentToken, parse
 from site_agent import enrolment
-from site_agent.errors import EnrolmentError, RefusalError
+from site_agent.doctor import Verdict, examine
+from site_agent.errors import EnrolmentError, RefusalError, StorageError
 from site_agent.session import Made
-from protos.terms import DeclineCause
+from site_agent.transfers import Downloads
 from tests.federation.hospital import MODALITIES, RUN, Hospital, IdleLead, small_layout
-from tests.site_agent.agent_at_hand import IdleTrainer, build_agent, build_tools, config_of
+from tests.site_agent.agent_at_hand import IdleTrainer, build_agent, build_tools, config_of, until_true
 
 POLICY = "quorum = 0.1\ngrace_s = 0.0"
 LIMIT_S = 30
@@ -201,6 +210,140 @@ def test_an_agent_that_is_stopped_while_training_goes_on_after_its_start(tmp_pat
     play(tmp_path, scenario)
 
 
+def test_a_coordinator_that_comes_back_finds_the_agent_where_it_was(tmp_path):
+    hospital = Hospital(tmp_path, {})
+    hospital.found()
+    lead = IdleLead(tmp_path / "lead")
+
+    async def whole():
+        async with hospital.serving(lead) as made:
+            world = World(tmp_path, lead, made)
+            world.hospital = hospital
+            await world.enrol()
+            await world.start(rounds=1)
+            world.trainer.hang = asyncio.Event()
+            tools = world.tools()
+            task = asyncio.create_task(build_agent(tools).run(asyncio.Event()))
+            await world.trainer.hanging.wait()
+        await until_true(lambda: not tools.status.now.connected)
+        assert world.trainer.stopped == 0, "a broken connection ends no training"
+        world.trainer.hang.set()
+        port = world.config.agent.coordinator
+        async with hospital.serving(lead, listen=port), asyncio.timeout(LIMIT_S):
+            assert await task == 0
+        assert world.trainer.jobs == ["open", "round", "finish"]
+
+    asyncio.run(whole())
+
+
+def test_a_round_with_a_full_disk_is_declined_and_the_next_one_is_trained(tmp_path):
+    async def scenario(world):
+        await world.enrol()
+        fetch, calls = Downloads.fetch, []
+
+        async def full(self, wire, ref, progress):
+            calls.append(ref)
+            if len(calls) == 1:
+                raise StorageError("the disk of here is full")
+            await fetch(self, wire, ref, progress)
+
+        await world.start(rounds=2)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Downloads, "fetch", full)
+            assert await world.work() == 0
+        audit = world.made.runs.driver.state
+        assert audit.status.value == "completed"
+        assert "round" in world.trainer.jobs
+
+    play(tmp_path, scenario)
+
+
+def test_the_doctor_of_an_enrolled_site_finds_nothing_wrong_with_the_network(tmp_path):
+    async def scenario(world):
+        await world.enrol()
+        found = await asyncio.to_thread(lambda: {f.what: f for f in examine(world.config, passphrase=None, check=dict)})
+        for what in ("folder", "identity", "certificate", "name", "port", "TLS", "coordinator", "clock"):
+            assert found[what].verdict is Verdict.OK, found[what]
+
+    play(tmp_path, scenario)
+
+
+def test_the_doctor_says_that_a_revoked_certificate_was_refused(tmp_path):
+    async def scenario(world):
+        await world.enrol()
+        await asyncio.to_thread(
+            lambda: world.made.registry.revoke(Role.SITE, "hospital-a", reason="left", actor="test")
+        )
+        found = await asyncio.to_thread(lambda: {f.what: f for f in examine(world.config, passphrase=None, check=dict)})
+        assert found["coordinator"].verdict is Verdict.FAIL
+        assert "revoked" in found["coordinator"].text
+
+    play(tmp_path, scenario)
+
+
+def test_the_doctor_recognises_a_middlebox(tmp_path):
+    async def scenario(world):
+        await world.enrol()
+        now = datetime.now(UTC) - timedelta(minutes=1)
+        key = keys.make_tls_key()
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Inspection Box")])
+        builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+        pem = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        server = grpc.aio.server()
+        port = server.add_secure_port("localhost:0", grpc.ssl_server_credentials([(keys.private_pem(key), pem)]))
+        await server.start()
+        config = config_of(world.data, f"localhost:{port}", world.made.addresses[1], MODALITIES)
+        found = await asyncio.to_thread(lambda: {f.what: f for f in examine(config, passphrase=None, check=dict)})
+        await server.stop(None)
+        assert found["TLS"].verdict is Verdict.FAIL
+        assert "a middlebox intercepts TLS" in found["TLS"].text
+
+    play(tmp_path, scenario)
+
+
+def test_the_commands_enrol_run_and_stop_in_order(tmp_path):
+    async def scenario(world):
+        token = await world.token()
+        file = tmp_path / "agent.toml"
+        members, newcomers = world.made.addresses
+        where = f'data = "site"\ncoordinator = "{members}"\nenrolment = "{newcomers}"\nsite = "hospital-a"'
+        cohort = f'path = "cohort"\nmodalities = {json.dumps(list(MODALITIES))}'
+        text = f"[agent]\n{where}\n[cohort]\n{cohort}\n[limits]\nmin_free_bytes = 0\n"
+        await asyncio.to_thread(file.write_text, text)
+        for words in ("enrolled as spiffe://test/site/hospital-a", "already enrolled"):
+            code, out, _ = await command("enroll", "--config", file, "--token", "-", given=token.text)
+            assert (code, words in out) == (0, True)
+        await asyncio.to_thread(world.hospital.sign_membership, world.made)
+        process = await spawn("run", "--config", file)
+        status = world.data / "status.json"
+        await until_true(lambda: status.is_file() and '"connected": true' in status.read_text())
+        code, _, err = await command("run", "--config", file)
+        assert (code, "another agent" in err) == (2, True)
+        assert (await command("status", "--config", file))[0] == 0
+        began = time.monotonic()
+        process.terminate()
+        _, err = await process.communicate()
+        assert process.returncode == 0
+        assert time.monotonic() - began < 5
+        assert json.loads(err.splitlines()[0])["event"] == "agent", "JSON where stderr is no terminal"
+        assert token.secret not in err.decode()
+        assert all(path.stat().st_mode & 0o077 == 0 for path in world.data.rglob("*.key"))
+
+    play(tmp_path, scenario)
+
+
+async def spawn(*arguments):
+    argv = [sys.executable, "-P", "-m", "site_agent", *map(str, arguments)]
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, stderr=pipe)
+
+
+async def command(*arguments, given=""):
+    process = await spawn(*arguments)
+    out, err = await process.communicate(given.encode())
+    return process.returncode, out.decode(), err.decode()
+
+
 def test_a_site_that_is_not_on_the_signed_list_trains_nothing(tmp_path):
     async def scenario(world):
         await asyncio.to_thread(enrolment.enrol, world.newcomer(await world.token()))
@@ -208,8 +351,7 @@ def test_a_site_that_is_not_on_the_signed_list_trains_nothing(tmp_path):
         until = asyncio.Event()
         task = asyncio.create_task(build_agent(tools).run(until))
         async with asyncio.timeout(LIMIT_S):
-            while not tools.status.now.waiting:
-                await asyncio.sleep(0.01)
+            await until_true(lambda: tools.status.now.waiting)
         until.set()
         await task
         assert world.trainer.jobs == []
@@ -228,8 +370,7 @@ def test_a_certificate_is_renewed_without_a_restart(tmp_path):
         until = asyncio.Event()
         task = asyncio.create_task(build_agent(tools).run(until))
         async with asyncio.timeout(LIMIT_S):
-            while tools.identity.loaded.facts.serial == before.serial or not tools.status.now.connected:
-                await asyncio.sleep(0.01)
+            await until_true(lambda: tools.identity.loaded.facts.serial != before.serial and tools.status.now.connected)
         until.set()
         await task
         assert len(list((world.data / "identity" / "tls").iterdir())) == 3, "two generations and the link"

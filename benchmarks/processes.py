@@ -1,0 +1,275 @@
+"""What benchmarks over real connections share: a coordinator in a process of its own, bare gRPC streams, memory.
+
+    python -m benchmarks.processes coordinator FOLDER VALUES ROUNDS SEGMENTS SITES
+    python -m benchmarks.processes bare-server FOLDER | bare-client FOLDER NAME ADDRESS BYTES
+
+Processes are driven by lines: what they are told on their standard input they answer with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import structlog
+from grpc import aio
+
+from coordinator.cli.serve import few_arenas
+from coordinator.events import TrainLead
+from coordinator.ports import LeadFiles
+from fedmepd.artefacts import segment_length
+from fedmepd.durable import replacing
+from fedmepd.layout import Layout, build_layout
+from fedmepd.layout_json import layout_to_json
+from security.folders import IdentityFolder
+from tests.federation.hospital import MODALITIES, RUN, Hospital, IdleLead
+
+MIB = 1 << 20
+_OPTIONS = (
+    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.max_send_message_length", 4 << 20),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+def memory(pid: int, field: str) -> int:
+    """Return a memory figure of a process in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
+
+
+def forget_peak(pid: int) -> int:
+    """Set a process's peak to what it uses now, and return that."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return memory(pid, "VmRSS")
+
+
+def median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def layout_of(values: int, segments: int = 4) -> Layout:
+    """Return a layout of so many values in all, in the first segments; the others have next to none."""
+    shapes = {f"encoders.{m}.a.weight": (values // segments if n < segments else 1,) for n, m in enumerate(MODALITIES)}
+    return build_layout(shapes, MODALITIES, encoders=True, decoder=False)
+
+
+class Process:
+    """Another process of a benchmark.
+
+    Args:
+        arguments: After `python -P -m`.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        command = [sys.executable, "-P", "-m", *map(str, arguments)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        self.pid = self._process.pid
+
+    def tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def heard(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"a process of the benchmark ended with status {self._process.wait()}")
+        return json.loads(line)
+
+    def ask(self, line: str) -> Any:
+        self.tell(line)
+        return self.heard()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def quiet() -> None:
+    """Log warnings to stderr; standard output is for answers."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+async def told() -> str:
+    return (await asyncio.to_thread(sys.stdin.readline)).strip()
+
+
+def say(answer: object) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+# -- the coordinator -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class ReadyLead(IdleLead):
+    """A lead whose files lay ready before anything is measured: training is another process's work and memory."""
+
+    ready: dict[int, LeadFiles] = field(default_factory=dict)
+
+    def prepare(self, rounds: int) -> None:
+        for number in range(rounds + 1):
+            self.ready[number] = self._prepared(self.folder / str(number), number)
+
+    def _prepared(self, out: Path, number: int) -> LeadFiles:
+        segments = {}
+        for index, segment in enumerate(self.layout.segments):
+            path = segments[segment.name] = out / segment.name.replace("/", "-")
+            zeros = 4 * segment.slots
+            write_words(path, segment_length(segment) - zeros, number << 4 | index, zeros)
+        with replacing(out / "layout.json") as file:
+            file.write(json.dumps(layout_to_json(self.layout), separators=(",", ":"), sort_keys=True).encode())
+        return LeadFiles(
+            segments=segments, anchors=None, start=None, layout=out / "layout.json", model=None, samples=0.0
+        )
+
+    async def part(self, spec: Path, part: TrainLead, sum_path: Path | None) -> LeadFiles:
+        del spec, sum_path
+        return self.ready[part.round_number]
+
+
+def write_words(path: Path, size: int, word: int, zeros: int = 0) -> None:
+    """Write a file of one word over and over, durably."""
+    piece = np.full(MIB // 4, word, "<u4").tobytes()
+    with replacing(path) as file:
+        for start in range(0, size, MIB):
+            file.write(piece[: min(MIB, size - start)])
+        file.write(bytes(zeros))
+
+
+async def coordinate(folder: Path, values: int, rounds: int, segments: int, sites: int) -> None:
+    """Serve; on `start` run so many rounds and say how long each took."""
+    hospital = Hospital(folder, {f"s{n}": MODALITIES for n in range(sites)})
+    hospital.found()
+    lead = ReadyLead(folder / "lead", layout_of(values, segments))
+    lead.prepare(rounds)
+    async with hospital.serving(lead) as made:
+        for client in (await hospital.open(made)).values():
+            await client.close()
+        say({"members": made.addresses[0], "newcomers": made.addresses[1]})
+        await told()
+        resting = forget_peak(os.getpid())
+        run = await made.runs.start(RUN.format(rounds=rounds, federation="quorum = 1.0"), actor="benchmark")
+        version = 0
+        while not made.runs.state(None).status.terminal:
+            version = await made.runs.changed(version, 10.0)
+        with made.runs._store.transaction() as transaction:
+            ended = [row.ended for row in transaction.rounds(run) if row.ended is not None]
+        say(
+            {
+                "status": made.runs.state(None).status.value,
+                "seconds": [later - earlier for earlier, later in zip(ended, ended[1:], strict=False)],
+                "resting_bytes": resting,
+                "peak_bytes": memory(os.getpid(), "VmHWM"),
+            }
+        )
+        await told()
+
+
+# -- bare streams --------------------------------------------------------------------------------------------------
+
+
+class _Bare(grpc.GenericRpcHandler):
+    """Sends and takes messages of 1 MiB: nothing is hashed, nothing kept."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        if handler_call_details.method == "/bare/down":
+            return grpc.unary_stream_rpc_method_handler(self._down)
+        return grpc.stream_unary_rpc_method_handler(self._up)
+
+    async def _down(self, request: bytes, _: object) -> AsyncIterator[bytes]:
+        piece = bytes(MIB)
+        for start in range(0, int(request), MIB):
+            yield piece[: min(MIB, int(request) - start)]
+
+    async def _up(self, requests: AsyncIterator[bytes], _: object) -> bytes:
+        return b"%d" % sum([len(piece) async for piece in requests])
+
+
+async def serve_bare(folder: Path) -> None:
+    loaded = IdentityFolder(folder / "coordinator" / "identity").load(None)
+    credentials = grpc.ssl_server_credentials(
+        [(loaded.tls_key_pem, loaded.chain_pem)], loaded.trust.root_pem, require_client_auth=True
+    )
+    server = aio.server(options=_OPTIONS)
+    server.add_generic_rpc_handlers((_Bare(),))
+    port = server.add_secure_port("localhost:0", credentials)
+    await server.start()
+    say(f"localhost:{port}")
+    await told()
+
+
+async def call_bare(identity: Path, address: str, size: int) -> None:
+    loaded = IdentityFolder(identity).load(None)
+    credentials = grpc.ssl_channel_credentials(loaded.trust.root_pem, loaded.tls_key_pem, loaded.chain_pem)
+    async with aio.secure_channel(address, credentials, options=_OPTIONS) as channel:
+        await channel.channel_ready()
+        say("ready")
+        while order := await told():
+            began = time.perf_counter()
+            if order in ("down", "both"):
+                down = channel.unary_stream("/bare/down")
+                received = sum([len(piece) async for piece in down(b"%d" % size)])
+                assert received == size
+            if order in ("up", "both"):
+                up = channel.stream_unary("/bare/up")
+                assert int(await up(_pieces(size))) == size
+            say(time.perf_counter() - began)
+
+
+async def _pieces(size: int) -> AsyncIterator[bytes]:
+    piece = bytes(MIB)
+    for start in range(0, size, MIB):
+        yield piece[: min(MIB, size - start)]
+
+
+@contextlib.contextmanager
+def bare_clients(folder: Path, identities: list[Path], size: int) -> Iterator[list[Process]]:
+    """Start a bare server and clients that are connected to it."""
+    with ExitStack() as stack:
+        server = stack.enter_context(Process("benchmarks.processes", "bare-server", folder))
+        address = server.heard()
+        clients = [
+            stack.enter_context(Process("benchmarks.processes", "bare-client", identity, address, size))
+            for identity in identities
+        ]
+        for client in clients:
+            client.heard()
+        yield clients
+
+
+def main() -> None:
+    what, folder, *rest = sys.argv[1:]
+    quiet()
+    if what == "coordinator":
+        few_arenas()
+        asyncio.run(coordinate(Path(folder), *map(int, rest)))
+    elif what == "bare-server":
+        asyncio.run(serve_bare(Path(folder)))
+    elif what == "bare-client":
+        asyncio.run(call_bare(Path(folder), rest[0], int(rest[1])))
+
+
+if __name__ == "__main__":
+    main()
