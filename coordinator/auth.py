@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -48,6 +49,7 @@ class Peer:
 
     identity: Identity
     serial: str
+    expires: datetime
 
 
 def peer_of(context: aio.ServicerContext[Any, Any]) -> Peer:
@@ -63,7 +65,7 @@ def peer_of(context: aio.ServicerContext[Any, Any]) -> Peer:
         facts = facts_of(bytes(pem[0]))
     except SecurityError as error:
         raise UnauthenticatedError(error.problem, remedy=error.remedy) from error
-    return Peer(identity=facts.identity, serial=facts.serial)
+    return Peer(identity=facts.identity, serial=facts.serial, expires=facts.not_after)
 
 
 def caller(_: aio.ServicerContext[Any, Any] | None = None) -> Identity:
@@ -84,10 +86,16 @@ class Guard(aio.ServerInterceptor):
     Args:
         consortium: Certificates of others are refused.
         is_revoked: Whether a serial is revoked, now.
+        now: The time; connections may outlive certificates.
     """
 
-    def __init__(self, consortium: str, is_revoked: Callable[[str], bool]) -> None:
-        self._consortium, self._is_revoked = consortium, is_revoked
+    def __init__(
+        self,
+        consortium: str,
+        is_revoked: Callable[[str], bool],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._consortium, self._is_revoked, self._now = consortium, is_revoked, now
 
     async def intercept_service(
         self,
@@ -113,6 +121,8 @@ class Guard(aio.ServerInterceptor):
             raise UnauthenticatedError(
                 f"the certificate of {peer.identity.id} was revoked", remedy="ask the operator why; then enrol again"
             )
+        if self._now() >= peer.expires:
+            raise UnauthenticatedError(f"the certificate of {peer.identity.id} has expired", remedy="enrol again")
         if peer.identity.role not in ROLES.get(method, frozenset()):
             name = method.rpartition("/")[2]
             raise ForbiddenError(f"the role {peer.identity.role.value!r} may not call {name}")

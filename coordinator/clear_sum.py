@@ -1,13 +1,14 @@
 """Summation in clear: the coordinator sees every site's integers and checks them.
 
-Inputs are read, checked and added a window at a time: memory holds the sum and one window, however many sites there
-are. Secure aggregation will be another adapter of the same port.
+Inputs are read, checked and added a window at a time: memory holds the sum of one segment and one window, however many
+sites there are; every input is a vector of segments in the layout's order, so all files are read once, side by side. Secure aggregation will be another adapter of the same port.
 The sums are those of `fedmepd.aggregation.Accumulator`; a test compares the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
 
@@ -42,19 +43,19 @@ class ClearSummation:
     """Adds inputs in clear."""
 
     def sum(self, layout: Layout, formats: Quantisation, inputs: Sequence[Input], out: Path) -> Mapping[str, int]:
-        """Add inputs one at a time and write the sum (see `ports.Summation`)."""
+        """Add inputs segment by segment and write the sum (see `ports.Summation`)."""
         for found in inputs:
             _check_length(layout, found)
-        totals = {s.name: np.zeros(vector_length(s), np.uint32) for s in layout.segments}
         contributors: dict[str, int] = {}
-        for found in inputs:
-            with found.path.open("rb", buffering=0) as file:
-                for segment in layout.for_member(found.modalities):
-                    _add(segment, formats, file, totals[segment.name], found.site)
-                    contributors[segment.name] = contributors.get(segment.name, 0) + 1
-        with durable.replacing(out) as target:
+        with ExitStack() as stack, durable.replacing(out) as target:
+            files = [(found, stack.enter_context(found.path.open("rb", buffering=0))) for found in inputs]
             for segment in layout.segments:
-                target.write(totals[segment.name].astype("<u4", copy=False).data)
+                total = np.zeros(vector_length(segment), np.uint32)
+                for found, file in files:
+                    if segment in layout.for_member(found.modalities):
+                        _add(segment, formats, file, total, found.site)
+                        contributors[segment.name] = contributors.get(segment.name, 0) + 1
+                target.write(total.astype("<u4", copy=False).data)
         return contributors
 
 

@@ -43,6 +43,7 @@ class Lead(_Section):
     layout: str | None = None
     cache: Path | None = None
     skip_invalid: bool = False
+    stall_s: float = Field(7200.0, gt=0, description="a trainer that says nothing for so long is started anew")
 
 
 class Compute(_Section):

@@ -18,6 +18,7 @@ from coordinator.errors import CoordinatorError, NotFoundError, RefusedError, St
 from coordinator.ports import BlobStore, Store
 from coordinator.runs import Runs
 from coordinator.spool import Spool
+from coordinator.spool_writer import SpoolWriter
 from protos.terms import (
     CHUNK_BYTES,
     Accepted,
@@ -27,9 +28,10 @@ from protos.terms import (
     Finish,
     Finished,
     Instruction,
+    Phase,
     Report,
     ReportReply,
-    Submit,
+    RoundId,
     Submitted,
     Train,
     Trained,
@@ -73,12 +75,11 @@ class SiteDesk:
         loop = asyncio.get_running_loop()
         until = loop.time() + min(wait_s, _LONGEST_WAIT_S)
         while True:
-            version = self._driver.version
             found = self._instruction(site)
             left = until - loop.time()
             if found.revision != known_revision or left <= 0:
                 return replace(found, last_report=await self._driver.last_report(site))
-            await self._driver.changed(version, left)
+            await self._driver.adopted(left)
 
     def _instruction(self, site: str) -> Instruction:
         found = self._driver.instruction(site)
@@ -97,6 +98,11 @@ class SiteDesk:
         """
         self._driver.saw(site)
         numbered = Numbered(site=site, sequence=report.sequence, body_sha256=body_sha256)
+        repeated = await self._driver.answered(numbered)
+        if repeated is not None:
+            return repeated
+        if not isinstance(report.body, Declined | Finished):
+            self._check_admitted(site)
         try:
             event = await self._event(site, report)
         except RefusedError as error:
@@ -128,6 +134,15 @@ class SiteDesk:
         if whole != vector and current is not None and current.round is not None and current.round.id == report.round:
             raise StaleError("the upload is not complete", remedy="upload the rest and report again")
 
+    def _check_admitted(self, site: str) -> None:
+        """Check that the signed list in force has a site.
+
+        Raises:
+            StaleError: If it has not; the next instruction says so.
+        """
+        if site not in self._admitted():
+            raise StaleError("the site is not in the signed membership list", remedy="ask for the next instruction")
+
     # -- uploads ----------------------------------------------------------------------------------------------------
 
     async def upload_offset(self, site: str, ref: ArtefactRef) -> int:
@@ -138,11 +153,13 @@ class SiteDesk:
             CorruptedError: If all is there and the hash is not what was announced; the upload starts anew then.
         """
         self._driver.saw(site)
-        self._check_wanted(site, ref)
+        round_id = self._check_wanted(site, ref)
         if await asyncio.to_thread(self._is_whole, site, ref):
             return ref.size
         reached = await asyncio.to_thread(self._spool.offset, site, ref)
-        return reached if reached < ref.size else await self._complete(site, ref)  # cut off after the last byte
+        return (
+            reached if reached < ref.size else await self._complete(site, ref, round_id)
+        )  # cut off after the last byte
 
     async def upload(self, site: str, ref: ArtefactRef, chunks: AsyncIterator[tuple[int, bytes]]) -> int:
         """Take an upload from an offset on and return the durable offset.
@@ -157,16 +174,16 @@ class SiteDesk:
             CorruptedError: If all is there and the hash is not what was announced; the upload starts anew then.
             StorageError: If the disk is full.
         """
-        self._check_wanted(site, ref)
+        round_id = self._check_wanted(site, ref)
         if await asyncio.to_thread(self._is_whole, site, ref):
             return ref.size
         reached = await self._receive(site, ref, chunks)
-        return reached if reached < ref.size else await self._complete(site, ref)
+        return reached if reached < ref.size else await self._complete(site, ref, round_id)
 
-    async def _complete(self, site: str, ref: ArtefactRef) -> int:
+    async def _complete(self, site: str, ref: ArtefactRef, round_id: RoundId) -> int:
         """Check and keep an upload whose last byte is durable."""
         path = await asyncio.to_thread(self._spool.finish, site, ref)
-        await asyncio.to_thread(self._keep, site, ref, path)
+        await asyncio.to_thread(self._keep, site, ref, path, round_id)
         return ref.size
 
     async def _receive(self, site: str, ref: ArtefactRef, chunks: AsyncIterator[tuple[int, bytes]]) -> int:
@@ -174,28 +191,44 @@ class SiteDesk:
         first = await anext(chunks, None)
         if first is None:
             return await asyncio.to_thread(self._spool.offset, site, ref)
-        writer = await asyncio.to_thread(self._spool.writer, site, ref, first[0])
-        reached = first[0]
+        writer = await self._writer(site, ref, first[0])
+        marked = writer.reached
         try:
             offset, data = first
             while True:
                 await asyncio.to_thread(writer.write, offset, data)
-                reached = offset + len(data)
-                self._driver.saw(site, progress=True)
+                grew = writer.reached - marked >= min(CHUNK_BYTES, ref.size - marked)
+                self._driver.saw(site, progress=grew)  # bytes that came before are no progress
+                marked = writer.reached if grew else marked
                 following = await anext(chunks, None)
                 if following is None:
-                    return reached
+                    return writer.reached
                 offset, data = following
         finally:
             await asyncio.to_thread(writer.close)
 
-    def _keep(self, site: str, ref: ArtefactRef, path: Path) -> None:
-        """Give a whole upload to the blob store and note it."""
-        self._blobs.put_file(path, ref)
+    async def _writer(self, site: str, ref: ArtefactRef, offset: int) -> SpoolWriter:
+        """Open an upload for writing; if the call is cut off meanwhile, nothing stays open."""
+        opening = asyncio.ensure_future(asyncio.to_thread(self._spool.writer, site, ref, offset))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)
+            raise
+
+    def _keep(self, site: str, ref: ArtefactRef, path: Path, round_id: RoundId) -> None:
+        """Give a whole upload to the blob store and note it.
+
+        Raises:
+            StaleError: If the round that it was for is over.
+        """
         current = self._driver.state
-        if current is not None and current.round is not None:
-            with self._store.transaction() as transaction:
-                transaction.put_input(current.round.id, site, ref)
+        if current is None or current.round is None or current.round.id != round_id:
+            path.unlink(missing_ok=True)
+            raise StaleError("the round went on without this upload", remedy="ask for the next instruction")
+        self._blobs.put_file(path, ref)
+        with self._store.transaction() as transaction:
+            transaction.put_input(round_id, site, ref)
 
     def _is_whole(self, site: str, ref: ArtefactRef) -> bool:
         state = self._driver.state
@@ -204,16 +237,21 @@ class SiteDesk:
         with self._store.transaction() as transaction:
             return transaction.inputs(state.round.id).get(site) == ref
 
-    def _check_wanted(self, site: str, ref: ArtefactRef) -> None:
-        """Check that the site is to upload this now, or has done so."""
+    def _check_wanted(self, site: str, ref: ArtefactRef) -> RoundId:
+        """Check that the site is to upload this now, or has done so, and return for which round.
+
+        Raises:
+            StaleError: If not.
+        """
+        self._check_admitted(site)
         state = self._driver.state
         known = None if state is None or state.round is None else state.round.participant(site)
-        instruction = self._driver.instruction(site)
         announced = None if known is None or known.manifest is None else known.manifest.vector
-        if announced != ref or (known is not None and known.status.out):
+        if state is None or state.round is None or known is None or announced != ref or known.status.out:
             raise StaleError("this upload is not wanted now", remedy="ask for the next instruction")
-        if not isinstance(instruction.task, Submit | Wait):
+        if state.round.phase is Phase.TRAINING:
             raise StaleError("the round is not at its uploads", remedy="ask for the next instruction")
+        return state.round.id
 
     # -- downloads --------------------------------------------------------------------------------------------------
 
@@ -224,7 +262,7 @@ class SiteDesk:
             NotFoundError: If it names no such artefact.
         """
         self._driver.saw(site)
-        if ref not in _named(self._driver.instruction(site)):
+        if ref not in _named(self._instruction(site)):
             raise NotFoundError("there is no such artefact for this site now", remedy="ask for the next instruction")
         if offset > ref.size:
             raise RefusedError(f"offset {offset} is beyond the end, {ref.size}")
@@ -247,6 +285,12 @@ def _named(instruction: Instruction) -> frozenset[ArtefactRef]:
     train = instruction.task.last if isinstance(instruction.task, Finish) else instruction.task
     refs = set(train.artefacts) if isinstance(train, Train) else set()
     return frozenset(refs | ({instruction.run_spec} if instruction.run_spec is not None else set()))
+
+
+def _close_opened(opening: asyncio.Future[SpoolWriter]) -> None:
+    """Close a writer that nobody waits for any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def body_hash(serialized: bytes) -> bytes:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import structlog
 
 from coordinator import events as ev
-from coordinator.errors import CoordinatorError, NotFoundError, ReplayError, StaleError, StorageError
+from coordinator.errors import ConflictError, CoordinatorError, NotFoundError, ReplayError, StaleError, StorageError
 from coordinator.instructions import instruction_for
 from coordinator.journal import record
 from coordinator.ports import Store, Transaction
@@ -75,6 +76,7 @@ class Driver:
         self._store, self._perform, self._clock = store, perform, clock
         self._state: RunState | None = None
         self._row: RunRow | None = None
+        self._turn = asyncio.Lock()
         self._queue: asyncio.Queue[_Item] = asyncio.Queue()
         self._reports: dict[str, LastReport | None] = {}
         self._activities: dict[str, Activity] = {}
@@ -108,12 +110,23 @@ class Driver:
     # -- what happens -----------------------------------------------------------------------------------------------
 
     async def begin(self, state: RunState, row: RunRow) -> None:
-        """Put a new run in place of the last one, which is over."""
-        outcome = begin(state)
-        batch = _Batch(state=state, effects=list(outcome.effects))
-        self._row = row
-        await asyncio.to_thread(self._commit, batch)
-        self._adopt(batch)
+        """Put a new run in place of the last one.
+
+        Raises:
+            ConflictError: If the last one is not over.
+            StorageError: If the database fails; nothing has changed then.
+        """
+        async with self._turn:
+            if self._state is not None and not self._state.status.terminal:
+                raise ConflictError(f"run {self._state.run} is {self._state.status.value}")
+            before, self._row = self._row, row
+            batch = _Batch(state=state, effects=list(begin(state).effects))
+            try:
+                await asyncio.to_thread(self._commit, batch)
+            except BaseException:
+                self._row = before
+                raise
+            self._adopt(batch)
 
     async def tell(self, event: ev.Event, numbered: Numbered | None = None) -> ReportReply:
         """Hand in an event and wait until its consequences are durable.
@@ -200,6 +213,11 @@ class Driver:
             await self._handle(items)
 
     async def _handle(self, items: list[_Item]) -> None:
+        """Handle a batch; a new run waits until it is done."""
+        async with self._turn:
+            await self._handle_now(items)
+
+    async def _handle_now(self, items: list[_Item]) -> None:
         before = self._state
         if before is None:
             return
@@ -221,7 +239,7 @@ class Driver:
     async def _one(self, batch: _Batch, item: _Item) -> None:
         """Handle one event of a batch."""
         try:
-            known = await self._known_reply(batch, item.numbered)
+            known = await self.answered(item.numbered, batch.reports)
             if known is not None:
                 batch.answers.append((item, known))
                 return
@@ -233,12 +251,18 @@ class Driver:
         batch.effects += outcome.effects
         batch.answers.append((item, self._reply(batch, item.numbered, outcome)))
 
-    async def _known_reply(self, batch: _Batch, numbered: Numbered | None) -> ReportReply | None:
-        """Return the answer that a repeated report has had; refuse what is out of order."""
+    async def answered(
+        self, numbered: Numbered | None, latest: Mapping[str, LastReport] = MappingProxyType({})
+    ) -> ReportReply | None:
+        """Return the answer that a repeated report has had, None for a new one.
+
+        Raises:
+            ReplayError, StaleError: If it is out of order.
+        """
         if numbered is None:
             return None
         await self.last_report(numbered.site)
-        last = batch.reports.get(numbered.site) or self._reports[numbered.site]
+        last = latest.get(numbered.site) or self._reports[numbered.site]
         reached = 0 if last is None else last.sequence
         if last is not None and numbered.sequence == last.sequence:
             if numbered.body_sha256 != last.body_sha256:
@@ -315,7 +339,8 @@ class Driver:
     def _commit(self, batch: _Batch) -> None:
         state, now = batch.state, self._clock()
         with self._store.transaction() as transaction:
-            transaction.put_run(_run_row(self._row, state, now))
+            row = _run_row(self._row, state, now)
+            transaction.put_run(row)
             for effect in batch.effects:
                 if isinstance(effect, ev.RoundEnded):
                     _put_ended(transaction, effect, now)
@@ -330,9 +355,10 @@ class Driver:
                         details=effect.details,
                     )
             if state.round is not None:
-                transaction.put_round(_round_row(state.round, now))
+                transaction.put_round(_round_row(state.round))
             for site, report in batch.reports.items():
                 transaction.put_last_report(site, report)
+        self._row = row
 
 
 def _settle(batch: _Batch) -> None:
@@ -355,19 +381,19 @@ def _run_row(row: RunRow | None, state: RunState, now: float) -> RunRow:
         name=row.name,
         method=row.method,
         created=row.created,
-        ended=now if state.status.terminal else None,
+        ended=(row.ended or now) if state.status.terminal else None,
         status=state.status.value,
         configuration_toml=row.configuration_toml,
         state=dump_run(state),
     )
 
 
-def _round_row(current: RoundState, now: float) -> RoundRow:
+def _round_row(current: RoundState) -> RoundRow:
     return RoundRow(
         round=current.id,
         phase=current.phase,
         began=current.began,
-        ended=now if current.phase.terminal else None,
+        ended=current.phase_began if current.phase.terminal else None,
         reason=current.reason,
         detail=dump_round(current),
     )
@@ -375,7 +401,7 @@ def _round_row(current: RoundState, now: float) -> RoundRow:
 
 def _put_ended(transaction: Transaction, effect: ev.RoundEnded, now: float) -> None:
     ended, publication = effect.record, effect.publication
-    transaction.put_round(_round_row(ended, now))
+    transaction.put_round(_round_row(ended))
     transaction.forget_inputs(ended.id)
     if publication is not None and publication.model is not None:
         transaction.put_model(

@@ -93,7 +93,8 @@ def _over(state: RunState, site: str) -> Instruction:
     last = train_task(state, state.sites[site])
     completed = state.status.value == "completed"
     final = RoundId(run=state.run, round_number=0 if state.published is None else state.published.round_number)
-    return _instruction(final, state.spec, Finish(completed=completed, reason=state.reason, last=last))
+    reason = {"aborted": state.reason, "failed": "too many rounds failed"}.get(state.status.value, "")
+    return _instruction(final, state.spec, Finish(completed=completed, reason=reason, last=last))
 
 
 def _owners(state: RunState, segment: str) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from fedmepd.supervision import WorkerProcess
 
 _log = structlog.get_logger("coordinator.lead")
 _TRIES = 3
+_WATCH_S = 5.0
 COMMAND = (sys.executable, "-P", "-m", "coordinator.trainer")
 
 
@@ -38,13 +41,14 @@ class LeadTrainer:
 
     def __init__(self, config: Config, command: Sequence[str] = COMMAND) -> None:
         self._config, self._folder = config, config.coordinator.data / "lead"
-        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # sites may share the machine (demo, tests)
+        self._log = self._folder / "trainer.log"
+        ours = {key: value for key, value in os.environ.items() if not key.startswith("FEDMEPD_")}  # secrets stay here
+        environment = {**ours, "OMP_WAIT_POLICY": "PASSIVE"}  # sites may share the machine (demo, tests)
         if config.compute.threads is not None:
             environment["OMP_NUM_THREADS"] = str(config.compute.threads)
-        self._worker = WorkerProcess(
-            command, environment, log_path=self._folder / "trainer.log", on_progress=self._on_progress
-        )
+        self._worker = WorkerProcess(command, environment, log_path=self._log, on_progress=self._on_progress)
         self._activity = ("idle", 0, 0)
+        self._closed, self._heard = 0, 0.0
 
     async def part(self, spec: Path, part: TrainLead, sum_path: Path | None) -> LeadFiles:
         """Do the lead's part of a round (see `ports.Lead`)."""
@@ -58,15 +62,19 @@ class LeadTrainer:
                 total = {"path": str(sum_path), "contributors": dict(part.contributors), "sites": list(part.sites)}
             arguments |= {"round": part.round_number, "sum": total}
         result = await self._insist(name, arguments)
+        await asyncio.to_thread(_prune, out.parent, part.round_number)
         return await asyncio.to_thread(_files, result, out)
 
     async def finish(self, spec: Path) -> None:
         """Score the last model (see `ports.Lead`)."""
         run = json.loads(await asyncio.to_thread(spec.read_text))
-        await self._insist("finish", {**self._job(run), "run_dir": str(self._folder / run["run_id"] / "results")})
+        results = self._folder / run["run_id"] / "results"
+        if not (results / "run.json").is_file():
+            await self._insist("finish", {**self._job(run), "run_dir": str(results)})
 
     async def close(self) -> None:
-        """End the process."""
+        """End the process; a job that it was at is not begun again."""
+        self._closed += 1
         await asyncio.to_thread(self._worker.kill)
         self._activity = ("idle", 0, 0)
 
@@ -94,22 +102,43 @@ class LeadTrainer:
         Raises:
             LeadError: If the worker refuses the job, or dies every time.
         """
-        self._activity = (job, 0, 0)
+        self._activity, closed = (job, 0, 0), self._closed
         try:
             for attempt in range(1, _TRIES + 1):
                 try:
-                    return await asyncio.wrap_future(self._worker.submit(job, **arguments))
-                except JobFailed as error:
-                    raise LeadError(str(error)) from error
+                    return await self._watched(asyncio.wrap_future(self._worker.submit(job, **arguments)))
+                except JobFailed as error:  # its words may name files of patients: they stay in the trainer's log
+                    _log.warning("the lead's trainer refused", job=job, reason=str(error))
+                    raise LeadError(f"{error.kind} in its {job} job; {self._log} says more") from error
                 except WorkerDied as error:
                     _log.warning("the lead's trainer died", job=job, attempt=attempt, reason=str(error))
-                    last = error
-            raise LeadError(str(last)) from last
+                    status = error.status
+                if self._closed != closed:
+                    break
+            raise LeadError(f"its process ended with status {status}; {self._log} says more")
         finally:
             self._activity = ("idle", 0, 0)
 
+    async def _watched(self, job: asyncio.Future[dict[str, Any]]) -> dict[str, Any]:
+        """Wait for a job, and kill a worker that says nothing for too long."""
+        self._heard = time.monotonic()
+        while not job.done():
+            await asyncio.wait({job}, timeout=_WATCH_S)
+            if not job.done() and time.monotonic() - self._heard > self._config.lead.stall_s:
+                _log.error("the lead's trainer hangs", silent_s=self._config.lead.stall_s)
+                await asyncio.to_thread(self._worker.kill)
+        return await job
+
     def _on_progress(self, _: int, facts: Mapping[str, Any]) -> None:
+        self._heard = time.monotonic()
         self._activity = (str(facts.get("phase", "")), int(facts.get("done", 0)), int(facts.get("of", 0)))
+
+
+def _prune(folder: Path, latest: int) -> None:
+    """Remove what the lead published before the last round; the blob store has what is still needed."""
+    for path in folder.iterdir():
+        if path.name.isdecimal() and int(path.name) < latest - 1:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _files(result: Mapping[str, Any], out: Path) -> LeadFiles:

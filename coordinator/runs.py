@@ -69,7 +69,7 @@ class Runs:
     ) -> None:
         self._store, self._blobs, self._lead, self._summation = store, blobs, lead, summation
         self._admitted, self._scratch, self._clock = admitted, scratch, clock
-        self._made: dict[int, LeadFiles] = {}
+        self._made: dict[tuple[str, int], LeadFiles] = {}
         self._layouts: dict[str, Layout] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.driver = Driver(store, self.perform, clock)
@@ -77,6 +77,7 @@ class Runs:
     async def open(self) -> None:
         """Go on where the database says."""
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await asyncio.to_thread(self._sweep)
         await self.driver.open()
 
     async def close(self) -> None:
@@ -86,6 +87,20 @@ class Runs:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._lead.close()
+
+    def _sweep(self) -> None:
+        """Remove what a crash left behind: artefacts that no record names. Nothing is under way yet."""
+        with self._store.transaction() as transaction:
+            runs = transaction.runs()
+            named = {model.model for model in transaction.models() if model.kept}
+            if runs:
+                latest = load_run(runs[-1].state)
+                inputs = {} if latest.round is None else transaction.inputs(latest.round.id)
+                named |= {latest.spec, *inputs.values()}
+                named |= set() if latest.published is None else set(latest.published.artefacts)
+                named |= {latest.round.sum} if latest.round is not None and latest.round.sum is not None else set()
+        for ref in [ref for ref in self._blobs.refs() if ref not in named]:
+            self._blobs.remove(ref)
 
     # -- run control ------------------------------------------------------------------------------------------------
 
@@ -258,7 +273,7 @@ class Runs:
         try:
             spec = await self._spec_path(state)
             total = None if effect.sum is None else await asyncio.to_thread(self._fetch, effect.sum, "sum")
-            self._made[effect.round_number] = await self._lead.part(spec, effect, total)
+            self._made[state.run, effect.round_number] = await self._lead.part(spec, effect, total)
             event: ev.Event = ev.LeadTrained(round_number=effect.round_number)
         except Exception as error:  # noqa: BLE001  the round ends, the service does not
             _log.error("the lead's part failed", round=effect.round_number, exc_info=error)
@@ -268,7 +283,7 @@ class Runs:
 
     async def _publish(self, state: RunState, effect: ev.PublishLead) -> None:
         try:
-            publication = await asyncio.to_thread(self._published, effect.round_number)
+            publication = await asyncio.to_thread(self._published, state.run, effect.round_number)
             event: ev.Event = ev.Published(publication=publication)
         except Exception as error:  # noqa: BLE001  as above
             _log.error("the lead's files cannot be published", exc_info=error)
@@ -276,8 +291,8 @@ class Runs:
         if self._is_latest(state):
             await self.driver.insist(event)
 
-    def _published(self, round_number: int) -> Publication:
-        made = self._made.pop(round_number)
+    def _published(self, run: str, round_number: int) -> Publication:
+        made = self._made.pop((run, round_number))
         known = None if self.driver.state is None else self.driver.state.published
         return Publication(
             round_number=round_number,
@@ -405,7 +420,8 @@ def garbage_of(effect: ev.RoundEnded, state: RunState) -> frozenset[ArtefactRef]
     if state.round is not None and state.round.id != effect.record.id:
         current |= _vectors(state.round)
     total = set() if effect.record.sum is None else {effect.record.sum}
-    return frozenset((vectors | old | total) - current - {state.spec})
+    kept = {ref.sha256 for ref in current | {state.spec}}  # a site may announce what it likes: the hash decides
+    return frozenset(ref for ref in vectors | old | total if ref.sha256 not in kept)
 
 
 def _vectors(current: RoundState) -> set[ArtefactRef]:
@@ -421,5 +437,5 @@ def _ref_of(path: Path) -> ArtefactRef:
 def _public(error: Exception) -> str:
     """Return what an operator may read of an error."""
     if isinstance(error, CoordinatorError | LeadError):
-        return str(error)
+        return str(error).encode(errors="replace").decode()  # names of files may hold anything
     return f"{type(error).__name__}; the coordinator's log says more"

@@ -173,20 +173,23 @@ async def _listen(server: aio.Server, address: str, credentials: object, stack: 
 
 
 async def _renew(made: Coordinator, config: Config, passphrase: bytes | None, clock: Callable[[], float]) -> None:
-    """Renew the coordinator's own certificate at two thirds of its lifetime, from its own issuer."""
+    """Renew the coordinator's own certificate at two thirds of its lifetime; what fails is tried again."""
     folder = IdentityFolder(config.coordinator.data / "identity")
     while True:
         now = datetime.fromtimestamp(clock(), UTC)
-        facts = made.credentials.loaded.facts
-        if now >= facts.renew_after:
-            request = await asyncio.to_thread(
-                folder.request_certificate,
-                passphrase=passphrase,
-                dns_names=facts.dns_names,
-                ip_addresses=facts.ip_addresses,
-            )
-            chain = await asyncio.to_thread(made.registry.renew_own, request)
-            await asyncio.to_thread(folder.install_certificate, chain, now=now)
-            made.credentials.reload()
-            _log.info("certificate renewed", expires=made.credentials.loaded.facts.not_after.isoformat())
+        try:
+            if now >= made.credentials.loaded.facts.renew_after:
+                await asyncio.to_thread(_renew_now, made, folder, passphrase, now)
+                _log.info("certificate renewed", expires=made.credentials.loaded.facts.not_after.isoformat())
+        except Exception as error:  # noqa: BLE001  a full disk today must not end renewals for good
+            _log.error("the certificate cannot be renewed", reason=str(error), exc_info=error)
         await asyncio.sleep(_RENEWAL_CHECK_S)
+
+
+def _renew_now(made: Coordinator, folder: IdentityFolder, passphrase: bytes | None, now: datetime) -> None:
+    facts = made.credentials.loaded.facts
+    request = folder.request_certificate(
+        passphrase=passphrase, dns_names=facts.dns_names, ip_addresses=facts.ip_addresses
+    )
+    folder.install_certificate(made.registry.renew_own(request), now=now)
+    made.credentials.reload()

@@ -162,12 +162,11 @@ class _Turn:
 
 def _plan(turn: _Turn, number: int, attempt: int) -> None:
     """Put the next round in place; it begins at once unless the run is paused."""
-    old = {} if turn.state.round is None else {p.site: p for p in turn.state.round.participants}
-    revoked = {site for site, p in old.items() if p.status is SiteStatus.REVOKED}
+    revoked = turn.state.revoked
     participants = tuple(
         Participant(site=site, modalities=own)
         if site not in revoked
-        else Participant(site=site, modalities=own, status=SiteStatus.REVOKED, reason=old[site].reason)
+        else Participant(site=site, modalities=own, status=SiteStatus.REVOKED, reason="revoked")
         for site, own in turn.state.sites.items()
     )
     turn.put(
@@ -275,11 +274,12 @@ def _lead_failed(turn: _Turn, event: ev.LeadFailed) -> None:
 def _go_on(turn: _Turn, *, failed: bool, number: int, attempt: int) -> None:
     """Begin the next round, or end the run."""
     failures = turn.state.failures + 1 if failed else 0
-    turn.state = replace(turn.state, failures=failures)
+    turn.state = replace(turn.state, failures=failures, failed=turn.state.failed + int(failed))
     if failures >= turn.state.policy.failed_rounds:
         _end_run(turn, RunStatus.FAILED, f"{failures} rounds in a row failed; the last one: {turn.round.reason}")
     elif number > turn.state.rounds:
-        _end_run(turn, RunStatus.COMPLETED, "")
+        failed_ones = f"{turn.state.failed} rounds failed on the way" if turn.state.failed else ""
+        _end_run(turn, RunStatus.COMPLETED, failed_ones)
     else:
         _plan(turn, number, attempt)
 
@@ -313,11 +313,15 @@ def _trained(turn: _Turn, event: ev.SiteTrained) -> None:
         return
     ready = replace(known, status=SiteStatus.READY, reason="", manifest=event.manifest, trained_s=event.seconds)
     turn.put_site(ready)
-    took = turn.now - turn.round.began
-    usual = turn.state.pace.get(event.site, took)
-    pace = {**turn.state.pace, event.site: _PACE_MEMORY * usual + (1 - _PACE_MEMORY) * took}
-    turn.state = replace(turn.state, pace=pace)
+    if turn.round.id.attempt == 1:  # in another attempt the work may have been done before
+        took = turn.now - turn.round.began
+        usual = turn.state.pace.get(event.site, took)
+        _set_pace(turn, event.site, _PACE_MEMORY * usual + (1 - _PACE_MEMORY) * took)
     _close_training(turn)
+
+
+def _set_pace(turn: _Turn, site: str, seconds: float) -> None:
+    turn.state = replace(turn.state, pace={**turn.state.pace, site: seconds})
 
 
 def _declined(turn: _Turn, event: ev.SiteDeclined) -> None:
@@ -330,20 +334,28 @@ def _declined(turn: _Turn, event: ev.SiteDeclined) -> None:
 
 
 def _revoked(turn: _Turn, event: ev.SiteRevoked) -> None:
-    turn.out(event.site, SiteStatus.REVOKED, event.reason)
-    _close(turn)
+    """Take a site out of this round, unless its input is being summed already, and out of all that follow."""
+    if event.site in turn.state.sites and event.site not in turn.state.revoked:
+        turn.state = replace(turn.state, revoked=(*turn.state.revoked, event.site))
+    if turn.state.round is not None and turn.round.phase in (Phase.PLANNED, Phase.TRAINING, Phase.MASKED):
+        turn.out(event.site, SiteStatus.REVOKED, event.reason)
+        _close(turn)
 
 
 def _training_tick(turn: _Turn, event: ev.Tick) -> None:
-    """Name the sites that are absent or late."""
+    """Name the sites that are absent or late; who was absent and is heard of again is back."""
     policy, began = turn.state.policy, max(turn.round.phase_began, event.since)
     for known in turn.round.participants:
-        if known.status not in (SiteStatus.EXPECTED, SiteStatus.TRAINING):
+        if known.status not in (SiteStatus.EXPECTED, SiteStatus.TRAINING, SiteStatus.ABSENT):
             continue
         silent = turn.now - max(event.seen.get(known.site, 0.0), began)
         limit = policy.training_limit(turn.state.pace.get(known.site))
-        if turn.now - began > limit:
+        if known.status is SiteStatus.ABSENT:
+            if silent <= policy.absent_s:
+                turn.put_site(replace(known, status=SiteStatus.TRAINING, reason=""))
+        elif turn.now - began > limit:
             turn.out(known.site, SiteStatus.LATE, f"not ready after {limit:.0f} s")
+            _set_pace(turn, known.site, limit)  # so that a site that became slower gets longer next time
         elif silent > policy.absent_s and turn.now - began >= policy.grace_s:
             turn.out(known.site, SiteStatus.ABSENT, f"silent for {silent:.0f} s")
     _close_training(turn)
@@ -383,15 +395,12 @@ def _submitted(turn: _Turn, event: ev.SiteSubmitted) -> None:
 
 
 def _input_tick(turn: _Turn, event: ev.Tick) -> None:
-    """Name the sites of the roster whose upload stands still."""
+    """Name the sites of the roster whose upload stands still; a link may be down for as long."""
     policy, began = turn.state.policy, max(turn.round.phase_began, event.since)
     for site in turn.round.sites(SiteStatus.READY):
-        silent = turn.now - max(event.seen.get(site, 0.0), began)
         stalled = turn.now - max(event.progress.get(site, 0.0), began)
         if stalled > policy.stall_s:
             turn.out(site, SiteStatus.LATE, f"no progress of its upload for {stalled:.0f} s")
-        elif silent > policy.absent_s:
-            turn.out(site, SiteStatus.ABSENT, f"silent for {silent:.0f} s")
     _close_inputs(turn)
 
 
@@ -494,7 +503,7 @@ _LATE_WORK = (ev.Summed, ev.SumRefused, ev.SumFailed, ev.LeadTrained, ev.Publish
 _TABLE: Mapping[tuple[Stage, type], Handler] = {
     **{(here, kind): handler for here in (Stage.STARTING, *_RUNNING) for kind, handler in _EVERYWHERE.items()},
     **{(here, ev.SiteRevoked): _revoked for here in _RUNNING},
-    (Stage.STARTING, ev.SiteRevoked): _ignore,
+    (Stage.STARTING, ev.SiteRevoked): _revoked,
     (Stage.STARTING, ev.LeadTrained): _started,
     (Stage.STARTING, ev.Published): _first_published,
     (Stage.STARTING, ev.LeadFailed): _start_failed,

@@ -172,6 +172,8 @@ class RunState:
         round: The current or last round.
         pace: Usual seconds from a round's begin to readiness, per site.
         failures: Consecutive failed rounds.
+        failed: All failed rounds.
+        revoked: Members that may no longer take part.
         finished: Sites that have kept their model after the end.
     """
 
@@ -187,6 +189,8 @@ class RunState:
     round: RoundState | None = None
     pace: dict[str, float] = field(default_factory=dict)
     failures: int = 0
+    failed: int = 0
+    revoked: tuple[str, ...] = ()
     finished: tuple[str, ...] = ()
 
 

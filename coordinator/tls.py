@@ -43,7 +43,17 @@ class ServerCredentials:
 
     def for_newcomers(self) -> grpc.ServerCredentials:
         """Return credentials that ask for no certificate."""
-        return grpc.ssl_server_credentials([(self.loaded.tls_key_pem, self.loaded.chain_pem)])
+        offered = [self.loaded.facts.serial]
+
+        def fetch() -> grpc.ServerCertificateConfiguration:
+            if self.loaded.facts.serial == offered[0]:
+                return None  # type: ignore[return-value]  # gRPC's word for: as before
+            offered[0] = self.loaded.facts.serial
+            return _configuration(self.loaded)
+
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(self.loaded), fetch, require_client_authentication=False
+        )
 
     def reload(self) -> None:
         """Take up a renewed certificate; new connections get it."""

@@ -29,6 +29,7 @@ from site_agent.identity import keep_renewed
 _log = structlog.get_logger("site_agent.driver")
 _IDLE_WAIT_S = 25.0
 _BUSY_WAIT_S = 3.0
+_SETTLED_S = 0.25  # what takes less than this need not be told
 _LOOK_AGAIN_S = 30.0
 _BROADCASTS = 2
 _TOLD = (AgentError, SecurityError, ProtocolError, FedmepdError)
@@ -129,14 +130,31 @@ class Agent:
         self._kick.clear()
         query = NextQuery(known_revision=0 if known is None else known.revision, wait_s=wait_s, activity=activity)
         call = asyncio.ensure_future(self._tools.coordinator.next(query))
+        try:
+            while not call.done() and not self._outdated(query):
+                await self._kicked(call)
+            return call.result() if call.done() else None
+        finally:
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+
+    def _outdated(self, query: NextQuery) -> bool:
+        """Whether the coordinator is to know something else than what it was told with the question."""
+        now, told, known = self._hands.activity, query.activity, self._now.instruction
+        same = told is not None and (now.kind, now.round) == (told.kind, told.round)
+        return not same or query.known_revision != (0 if known is None else known.revision)
+
+    async def _kicked(self, call: asyncio.Future[Instruction]) -> None:
+        """Wait for the answer, or for something new that lasts."""
         kick = asyncio.ensure_future(self._kick.wait())
         try:
             await asyncio.wait({call, kick}, return_when=asyncio.FIRST_COMPLETED)
-            return call.result() if call.done() else None
+            if not call.done():
+                await asyncio.wait({call}, timeout=_SETTLED_S)
+                self._kick.clear()
         finally:
-            for task in (call, kick):
-                task.cancel()
-            await asyncio.gather(call, kick, return_exceptions=True)
+            kick.cancel()
+            await asyncio.gather(kick, return_exceptions=True)
 
     async def _adopt(self, found: Instruction, answered: int) -> None:
         """Take an instruction in place of the one before, and stop what it does not want any more."""

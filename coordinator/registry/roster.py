@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from coordinator.errors import ConflictError
 from coordinator.ports import Transaction
-from coordinator.records import MemberRow, MemberState
+from coordinator.records import MemberRow, MemberState, TokenState
 from coordinator.registry.certificates import revoke_live
 from coordinator.registry.office import Office, agrees, list_in_force
 from security import membership, membership_file
@@ -21,6 +21,10 @@ def revoke(office: Office, identity: Identity, reason: str, *, actor: str) -> tu
         serials = revoke_live(office, work, identity)
         work.recorded = row.state is not MemberState.REVOKED
         work.transaction.put_member(replace(row, state=MemberState.REVOKED, reason=reason))
+        for token in work.transaction.tokens():
+            mine = (token.role, token.member_id) == (identity.role.value, identity.id)
+            if mine and token.state in (TokenState.OPEN, TokenState.AWAITING):
+                work.transaction.put_token(replace(token, state=TokenState.REVOKED))
         work.details["serials"] = ",".join(serials)
     return serials
 

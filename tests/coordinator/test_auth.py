@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from coordinator.auth import OPEN, ROLES, Guard, Peer
@@ -18,7 +20,11 @@ METHODS = {f"/{service.full_name}/{method.name}" for service in SERVICES for met
 
 
 def peer(role: Role, consortium: str = "demo") -> Peer:
-    return Peer(identity=Identity(consortium=consortium, role=role, id="x"), serial="5")
+    return Peer(
+        identity=Identity(consortium=consortium, role=role, id="x"),
+        serial="5",
+        expires=datetime.max.replace(tzinfo=UTC),
+    )
 
 
 def test_every_method_has_its_roles_and_no_other_is_named() -> None:
@@ -64,6 +70,12 @@ def test_a_revoked_certificate_is_refused_at_once() -> None:
     revoked.add("5")
     with pytest.raises(UnauthenticatedError, match="revoked"):
         guard.check(peer(Role.SITE), method)
+
+
+def test_a_connection_does_not_outlive_its_certificate() -> None:
+    method, expiry = "/fedmepd.v1.Federation/Next", datetime.max.replace(tzinfo=UTC)
+    with pytest.raises(UnauthenticatedError, match="expired"):
+        Guard("demo", lambda serial: False, now=lambda: expiry).check(peer(Role.SITE), method)
 
 
 def test_another_consortium_is_refused() -> None:

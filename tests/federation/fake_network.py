@@ -245,16 +245,17 @@ class World:
         state = self._live = load_run(self.disk.state)
         seen = dict.fromkeys(state.sites, self.now)
         work = deque(pending(state))
-        opened = self.now
+        opened = ticked = self.now
         while True:
-            if inbox:
+            for _ in range(len(inbox)):
                 message = inbox.popleft()
                 seen[message.sender] = self.now
                 yield from self._serve(message, work)
-            elif work:
+            if work:
                 yield from self._perform(work.popleft(), work)
-            elif not self.state.status.terminal:
-                yield from self._tell(ev.Tick(seen=dict(seen), progress=dict(seen), since=opened), work)
+            if self.now - ticked >= 1 and not self.state.status.terminal:
+                ticked = self.now
+                yield from self._tell(ev.Tick(seen=dict(seen), progress={}, since=opened), work)
             yield
 
     def _tell(self, event: ev.Event, work: deque[ev.Effect], site: str = "", numbered: Any = None) -> Steps:

@@ -69,7 +69,7 @@ def test_killed_twice_at_any_two_steps_the_run_ends_as_the_undisturbed_one(undis
             assert_same(play({victim: [point, point + gap]}), undisturbed)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from([COORDINATOR, "a", "b"]), st.lists(st.integers(1, 150), max_size=3).map(sorted), min_size=2
@@ -109,7 +109,7 @@ def disturb(world: World, operations: list[tuple[str, int]]) -> None:
                 getattr(world, name)(number)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(OPERATIONS)
 def test_whatever_the_network_does_the_run_ends_and_sums_are_what_they_say(operations: list[tuple[str, int]]) -> None:
     world = World("abc")
@@ -121,7 +121,7 @@ def test_whatever_the_network_does_the_run_ends_and_sums_are_what_they_say(opera
     assert set(state.finished) == set("abc")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(OPERATIONS, st.booleans())
 def test_with_a_site_that_never_returns_the_run_ends_all_the_same(
     operations: list[tuple[str, int]], enough: bool  # noqa: FBT001
@@ -134,7 +134,6 @@ def test_with_a_site_that_never_returns_the_run_ends_all_the_same(
         state = world.settle()
     world.check()
     assert state.status in (RunStatus.COMPLETED, RunStatus.FAILED)
-    assert state.round is not None
     if state.status is RunStatus.FAILED:
-        assert "c: " in state.reason or "scheduler" in state.reason
+        assert "c: " in state.reason or "scheduler" in state.reason, state.reason
     assert {"a", "b"} <= set(state.finished)
