@@ -27,7 +27,7 @@ import numpy as np
 import structlog
 from grpc import aio
 
-from coordinator.cli.serve import few_arenas
+from coordinator.cli.serve import spare_memory
 from coordinator.events import TrainLead
 from coordinator.ports import LeadFiles
 from fedmepd.artefacts import segment_length
@@ -263,7 +263,7 @@ def main() -> None:
     what, folder, *rest = sys.argv[1:]
     quiet()
     if what == "coordinator":
-        few_arenas()
+        spare_memory()
         asyncio.run(coordinate(Path(folder), *map(int, rest)))
     elif what == "bare-server":
         asyncio.run(serve_bare(Path(folder)))

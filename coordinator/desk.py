@@ -157,9 +157,9 @@ class SiteDesk:
         if await asyncio.to_thread(self._is_whole, site, ref):
             return ref.size
         reached = await asyncio.to_thread(self._spool.offset, site, ref)
-        return (
-            reached if reached < ref.size else await self._complete(site, ref, round_id)
-        )  # cut off after the last byte
+        if reached < ref.size:
+            return reached
+        return await self._complete(site, ref, round_id)  # it was cut off after the last byte
 
     async def upload(self, site: str, ref: ArtefactRef, chunks: AsyncIterator[tuple[int, bytes]]) -> int:
         """Take an upload from an offset on and return the durable offset.
@@ -192,20 +192,28 @@ class SiteDesk:
         if first is None:
             return await asyncio.to_thread(self._spool.offset, site, ref)
         writer = await self._writer(site, ref, first[0])
-        marked = writer.reached
         try:
-            offset, data = first
-            while True:
-                await asyncio.to_thread(writer.write, offset, data)
-                grew = writer.reached - marked >= min(CHUNK_BYTES, ref.size - marked)
-                self._driver.saw(site, progress=grew)  # bytes that came before are no progress
-                marked = writer.reached if grew else marked
-                following = await anext(chunks, None)
-                if following is None:
-                    return writer.reached
-                offset, data = following
+            return await self._written(site, writer, first, chunks)
         finally:
             await asyncio.to_thread(writer.close)
+
+    async def _written(
+        self, site: str, writer: SpoolWriter, first: tuple[int, bytes], chunks: AsyncIterator[tuple[int, bytes]]
+    ) -> int:
+        """Write and hash each chunk while the next one comes; return where they end."""
+        marked, size = writer.reached, writer.ref.size
+        following: tuple[int, bytes] | None = first
+        while following is not None:
+            writing = asyncio.ensure_future(asyncio.to_thread(writer.write, *following))
+            following = None
+            try:
+                following = await anext(chunks, None)
+            finally:
+                await asyncio.shield(writing)
+            grew = writer.reached - marked >= min(CHUNK_BYTES, size - marked)
+            self._driver.saw(site, progress=grew)  # bytes that came before are no progress
+            marked = writer.reached if grew else marked
+        return writer.reached
 
     async def _writer(self, site: str, ref: ArtefactRef, offset: int) -> SpoolWriter:
         """Open an upload for writing; if the call is cut off meanwhile, nothing stays open."""
@@ -267,16 +275,20 @@ class SiteDesk:
         if offset > ref.size:
             raise RefusedError(f"offset {offset} is beyond the end, {ref.size}")
         file = await asyncio.to_thread(self._blobs.open, ref)
+        reading: asyncio.Task[bytes] | None = None
         try:
             await asyncio.to_thread(file.seek, offset)
             while offset < ref.size:
-                data = await asyncio.to_thread(file.read, CHUNK_BYTES)
+                data = await (reading or asyncio.to_thread(file.read, CHUNK_BYTES))
                 if not data:
                     raise CoordinatorError("the artefact is shorter than it should be")
+                reading = asyncio.create_task(asyncio.to_thread(file.read, CHUNK_BYTES))  # while this one is sent
                 yield offset, data
                 offset += len(data)
                 self._driver.saw(site)
         finally:
+            if reading is not None:
+                await asyncio.gather(reading, return_exceptions=True)
             await asyncio.to_thread(file.close)
 
 

@@ -104,7 +104,10 @@ async def _chunks(
     received: AsyncIterator[messages.UploadMessage], ref: ArtefactRef
 ) -> AsyncIterator[tuple[int, bytes]]:
     async for message in received:
-        yield codec.decode_upload_chunk(message, ref)
+        chunk = codec.decode_upload_chunk(message, ref)
+        del message  # held no longer than until the next one comes
+        yield chunk
+        del chunk
 
 
 def greet(request: common.HelloRequest, consortium: str, clock: float) -> common.HelloReply:

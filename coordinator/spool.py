@@ -52,7 +52,7 @@ class Spool:
         with self._lock:
             writer = self._writers.get((owner, ref))
         if writer is not None:
-            return writer.durable
+            return writer.synchronise()
         try:
             with self._path(owner, ref).open("rb") as file:
                 os.fdatasync(file.fileno())

@@ -77,6 +77,17 @@ class SpoolWriter:
                     self._flush()
             return self.durable
 
+    def synchronise(self) -> int:
+        """Put on disk what came so far, and return how many bytes are durable.
+
+        Raises:
+            StorageError: If the disk fails; what is durable stays.
+        """
+        with self._lock:
+            if self._open and not self._cancelled:
+                self._flush()
+            return self.durable
+
     def close(self) -> None:
         """Put on disk what came, and let another writer in; closing again changes nothing.
 

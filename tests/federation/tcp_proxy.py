@@ -43,6 +43,11 @@ class Proxy:
         self._fault = (fault, direction, self.bytes[direction] + after)
         self.happened.clear()
 
+    def hang_up(self) -> None:
+        """End all connections at once, as when a host goes down."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Proxy]:
         """Listen for as long as the block lasts."""
@@ -52,8 +57,7 @@ class Proxy:
             yield self
         finally:
             server.close()
-            for writer in list(self._writers):
-                writer.transport.abort()
+            self.hang_up()
             await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

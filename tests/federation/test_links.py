@@ -42,6 +42,7 @@ class Scene:
 
     async def restart(self) -> None:
         """Let the coordinator go and come back, at another port."""
+        self.proxy.hang_up()
         await self.serving.__aexit__(None, None, None)
         self.serving = self.hospital.serving(self.lead)
         self.made = await self.serving.__aenter__()

@@ -1,0 +1,100 @@
+"""The coordinator killed at the boundary of every effect: before it begins, and after its work but before it is recorded.
+
+In one process, because these phases are over too soon to hit with a signal. Agents and their links live on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from coordinator import events as ev
+from coordinator.driver import Driver
+from coordinator.runs import Runs
+from coordinator.state import RunStatus
+from site_agent import link as link_module
+from site_agent.tls import options
+from tests.federation.agents import start_agent, tools_of
+from tests.federation.hospital import RUN, Hospital, IdleLead
+from tests.federation.tcp_proxy import Proxy
+
+SITES = {"a": ("flair", "t1ce"), "b": ("t1", "t2")}
+EFFECTS = [ev.TrainLead, ev.PublishLead, ev.SumInputs, ev.RoundEnded, ev.StopLead]
+EVENTS = [ev.LeadTrained, ev.Published, ev.Summed]
+
+
+@pytest.fixture(autouse=True)
+def _quick_to_reconnect(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = {
+        "grpc.min_reconnect_backoff_ms": 500,
+        "grpc.initial_reconnect_backoff_ms": 50,
+        "grpc.max_reconnect_backoff_ms": 100,
+    }
+    monkeypatch.setattr(link_module, "options", lambda proxy: tuple({**dict(options(proxy)), **quick}.items()))
+
+
+class Stop:
+    """Where the first coordinator comes to its end: what it would do then is never done."""
+
+    def __init__(self, kind: type, number: int) -> None:
+        self.kind, self.left, self.reached = kind, number, asyncio.Event()
+
+    def here(self, what: object) -> bool:
+        if isinstance(what, self.kind) and not self.reached.is_set():
+            self.left -= 1
+            if self.left == 0:
+                self.reached.set()
+                return True
+        return self.reached.is_set()
+
+
+async def run(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: type, number: int) -> IdleLead:
+    stop = Stop(kind, number)
+    perform, insist = Runs.perform, Driver.insist
+
+    def performing(self: Runs, state: object, effect: ev.Effect) -> None:
+        if not stop.here(effect):
+            perform(self, state, effect)  # type: ignore[arg-type]
+
+    async def insisting(self: Driver, event: ev.Event) -> None:
+        if stop.here(event):
+            await asyncio.Event().wait()
+        await insist(self, event)
+
+    hospital, lead = Hospital(folder, SITES), IdleLead(folder / "lead")
+    await asyncio.to_thread(hospital.found)
+    async with Proxy("localhost:1").open() as proxy:
+        with monkeypatch.context() as patched:
+            patched.setattr(Runs, "perform", performing)
+            patched.setattr(Driver, "insist", insisting)
+            async with hospital.serving(lead) as made:
+                for site in (await hospital.open(made)).values():
+                    await site.close()
+                proxy.target = made.addresses[0]
+                agents = [start_agent(tools_of(hospital, site, proxy.address, lead.layout)) for site in SITES]
+                await made.runs.start(RUN.format(rounds=2, federation="quorum = 2"), actor="test")
+                await stop.reached.wait()
+                proxy.hang_up()
+        async with hospital.serving(lead) as made:
+            proxy.target = made.addresses[0]
+            assert await asyncio.gather(*agents) == [0, 0]
+            state = made.runs.state(None)
+            assert state.status is RunStatus.COMPLETED
+            assert state.round is not None
+            assert (state.round.id.attempt, state.round.missing) == (1, ())
+    return lead
+
+
+@pytest.mark.parametrize("kind", [*EFFECTS, *EVENTS], ids=lambda kind: kind.__name__)
+def test_the_run_completes_and_every_sum_is_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type
+) -> None:
+    number = 1 if kind in (ev.SumInputs, ev.Summed, ev.RoundEnded, ev.StopLead) else 2
+    lead = asyncio.run(asyncio.wait_for(run(tmp_path, monkeypatch, kind, number), 60))
+    applied = {part.round_number: part.sum for part in lead.parts}
+    assert sorted(applied) == [0, 1, 2]
+    assert None not in (applied[1], applied[2])
+    sums = {part.round_number: {p.sum for p in lead.parts if p.round_number == part.round_number} for part in lead.parts}
+    assert all(len(found) == 1 for found in sums.values()), "the same sum again, whoever asked"
