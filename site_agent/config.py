@@ -21,7 +21,7 @@ _ADDRESS = r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}$"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 _NEWCOMERS_PORT = 8444
 _LAST_PORT = 0xFFFF
-_DOCUMENTED = "docs/configuration.md lists every key with its default"
+_DOCUMENTED = "docs/services.md lists every key with its default"
 
 
 class _Section(BaseModel):
