@@ -1,11 +1,11 @@
-"""Rounds of eight agents with a large model and no training: what the federation itself costs, in time, memory and bytes.
+"""Rounds of eight agents with a large model and no training: what the federation costs in time, memory and bytes.
 
     python -m benchmarks.federated_round [--agents 8] [--values 10000000] [--rounds 6] [--json FILE]
 
-Coordinator and agents are the real ones, each a process of its own, over mutually authenticated TLS, everything durable.
-Only the trainers are not: the lead's files and the sites' contributions lay on the disk before the run began. A round is
-timed from the end of the one before to its own. The limit, in the same run: the same clients receive and send as many
-bytes over bare gRPC streams that hash and keep nothing, all at once.
+Coordinator and agents are the real ones, each a process of its own, over mutually authenticated TLS, everything
+durable. Only the trainers are not: the lead's files and the sites' contributions lay on the disk before the run began.
+A round is timed from the end of the one before to its own. The limit, in the same run: as many clients receive and send
+as many bytes over bare gRPC streams that hash and keep nothing, all at once.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import socket
 import struct
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import Process, bare_clients, layout_of, median, quiet, say, told, write_words
+from benchmarks.processes import Process, bare_clients, layout_of, median, quiet, say, write_words
 from fedmepd.artefacts import contribution_length
 from fedmepd.layout import Layout
 from fedmepd.layout_json import layout_to_json
@@ -50,29 +51,32 @@ class ReadyTrainer:
             with (folder / str(number)).open("rb") as file:
                 self._digests[number] = hashlib.file_digest(file, "sha256").hexdigest()
 
-    async def run(self, job: str, arguments: dict[str, Any], progress: object) -> dict[str, Any]:
+    async def run(self, job: str, arguments: Mapping[str, Any], progress: object) -> dict[str, Any]:
+        """Do a job."""
         del progress
         if job == "open":
             return {"layout": layout_to_json(self._layout)}
         if job == "finish":
             return {"run_dir": arguments["run_dir"]}
         self.traffic.append(traffic())
-        number, out = int(arguments["round"]), Path(arguments["out_dir"])
+        return await asyncio.to_thread(self._contribute, int(arguments["round"]), Path(arguments["out_dir"]))
+
+    def _contribute(self, number: int, out: Path) -> dict[str, Any]:
         out.mkdir(parents=True, exist_ok=True)
         name = f"contribution-{number:06d}.bin"
         (self._folder / str(number)).rename(out / name)
         return {"contribution": name, "sha256": self._digests[number], "seconds": 0.0}
 
     def stop(self) -> None:
-        pass
+        """Do nothing: there is no process."""
 
 
 def traffic() -> tuple[int, int]:
     """Return the bytes that this process's connections have sent and received, TLS and HTTP/2 included."""
     sent = received = 0
-    for name in os.listdir("/proc/self/fd"):
+    for path in Path("/proc/self/fd").iterdir():
         try:
-            duplicate = os.dup(int(name))
+            duplicate = os.dup(int(path.name))
         except OSError:
             continue
         try:
@@ -88,14 +92,18 @@ def traffic() -> tuple[int, int]:
 
 async def take_part(folder: Path, name: str, addresses: tuple[str, str], values: int, rounds: int) -> None:
     data = folder / "agents" / name
-    data.mkdir(parents=True, mode=0o700)
-    (folder / "members" / name).rename(data / "identity")
+    await asyncio.to_thread(_move_in, folder / "members" / name, data)
     config: Config = config_of(data, *addresses, MODALITIES)
     trainer = ReadyTrainer(layout_of(values), data / "ready", rounds)
     agent = Agent(build_tools(config, trainer), until_finished=True)
     say("ready")
     code = await agent.run(asyncio.Event())
     say({"code": code, "traffic": trainer.traffic})
+
+
+def _move_in(identity: Path, data: Path) -> None:
+    data.mkdir(parents=True, mode=0o700)
+    identity.rename(data / "identity")
 
 
 def rounds_of(folder: Path, agents: int, values: int, rounds: int, bare_size: int) -> dict[str, Any]:

@@ -19,8 +19,9 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -80,11 +81,13 @@ class Process:
         self.pid = self._process.pid
 
     def tell(self, line: str) -> None:
+        """Give it a line."""
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
     def heard(self) -> Any:
+        """Return its next answer."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -92,10 +95,11 @@ class Process:
         return json.loads(line)
 
     def ask(self, line: str) -> Any:
+        """Give it a line and return its answer."""
         self.tell(line)
         return self.heard()
 
-    def __enter__(self) -> Process:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,6 +133,7 @@ class ReadyLead(IdleLead):
     ready: dict[int, LeadFiles] = field(default_factory=dict)
 
     def prepare(self, rounds: int) -> None:
+        """Write the files of so many rounds and of the start."""
         for number in range(rounds + 1):
             self.ready[number] = self._prepared(self.folder / str(number), number)
 
@@ -145,6 +150,7 @@ class ReadyLead(IdleLead):
         )
 
     async def part(self, spec: Path, part: TrainLead, sum_path: Path | None) -> LeadFiles:
+        """Return what lay ready."""
         del spec, sum_path
         return self.ready[part.round_number]
 
@@ -174,12 +180,12 @@ async def coordinate(folder: Path, values: int, rounds: int, segments: int, site
         version = 0
         while not made.runs.state(None).status.terminal:
             version = await made.runs.changed(version, 10.0)
-        with made.runs._store.transaction() as transaction:
+        with made.runs._store.transaction() as transaction:  # noqa: SLF001  what no service tells
             ended = [row.ended for row in transaction.rounds(run) if row.ended is not None]
         say(
             {
                 "status": made.runs.state(None).status.value,
-                "seconds": [later - earlier for earlier, later in zip(ended, ended[1:], strict=False)],
+                "seconds": [later - earlier for earlier, later in pairwise(ended)],
                 "resting_bytes": resting,
                 "peak_bytes": memory(os.getpid(), "VmHWM"),
             }

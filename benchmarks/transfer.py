@@ -2,15 +2,17 @@
 
     python -m benchmarks.transfer [--megabytes 160] [--repeats 5] [--json FILE]
 
-Ours is the agent's own code and the coordinator's, in two processes over mutually authenticated TLS: read, sent, hashed
-and durable at the other end. The limits, in the same run and in turns with it: a bare gRPC stream of 1 MiB messages over
-the same TLS, between two processes, that hashes and keeps nothing; and a plain write of as many bytes with one fsync.
+Ours is the agent's own code and the coordinator's, in two processes over mutually authenticated TLS: read, sent,
+hashed and durable at the other end. The limits, in the same run and in turns with it: a bare gRPC stream of 1 MiB
+messages over the same TLS, between two processes, that hashes and keeps nothing; and a plain write of as many bytes
+with one fsync.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import os
 import tempfile
@@ -56,6 +58,7 @@ class Site:
         self.layout, self.revision, self.sequence = layout_of(values, 1), 0, 0
 
     async def until(self, kind: type) -> Instruction:
+        """Ask until the task is of a kind."""
         while True:
             query = codec.NextQuery(known_revision=self.revision, wait_s=30.0, activity=None)
             found = await self.link.next(query)
@@ -64,6 +67,7 @@ class Site:
                 return found
 
     async def report(self, found: Instruction, body: ReportBody) -> None:
+        """Send the next numbered report."""
         self.sequence += 1
         assert found.round is not None
         report = Report(sequence=self.sequence, round=found.round, body=body)
@@ -79,8 +83,11 @@ class Site:
         return {"seconds": seconds} | {name: memory(pid, "VmHWM") - resting[name] for name, pid in pids.items()}
 
     async def round(self) -> dict[str, dict[str, float]]:
+        """Take part in a round and measure its large transfers."""
         found = await self.until(Train)
-        assert isinstance(found.task, Train) and found.round is not None and found.run_spec is not None
+        assert isinstance(found.task, Train)
+        assert found.round is not None
+        assert found.run_spec is not None
         if found.round.round_number == 1:
             await self.downloads.fetch(self.link, found.run_spec)
         path = self.folder / "contribution"
@@ -100,13 +107,12 @@ class Site:
         return {"down": down, "up": up}
 
     async def leave(self) -> None:
+        """See the run off."""
         await self.report(await self.until(Finish), Finished())
         await self.link.close()
 
 
 def _sha256(path: Path) -> str:
-    import hashlib
-
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

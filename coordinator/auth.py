@@ -143,6 +143,7 @@ class Guard(aio.ServerInterceptor):
         async for request in requests:
             self._again(peer, method)
             yield request
+            del request  # held no longer than until the next one comes
 
     def _wrapped(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
         """Return the handler with checks before it, on every message, and one way to fail."""

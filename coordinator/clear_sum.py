@@ -1,7 +1,8 @@
 """Summation in clear: the coordinator sees every site's integers and checks them.
 
-Inputs are read, checked and added a window at a time: memory holds the sum of one segment and one window, however many
-sites there are; every input is a vector of segments in the layout's order, so all files are read once, side by side. Secure aggregation will be another adapter of the same port.
+Inputs are read, checked and added a window at a time, segment by segment: memory holds the sum of one segment and one
+window, however many sites there are. Every input has its segments in the layout's order, so each is read once from
+front to back. Secure aggregation will be another adapter of the same port.
 The sums are those of `fedmepd.aggregation.Accumulator`; a test compares the two.
 """
 

@@ -146,9 +146,10 @@ class Agent:
 
     async def _kicked(self, call: asyncio.Future[Instruction]) -> None:
         """Wait for the answer, or for something new that lasts."""
-        kick = asyncio.ensure_future(self._kick.wait())
+        kick: asyncio.Future[Any] = asyncio.ensure_future(self._kick.wait())
+        waited: set[asyncio.Future[Any]] = {call, kick}
         try:
-            await asyncio.wait({call, kick}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if not call.done():
                 await asyncio.wait({call}, timeout=_SETTLED_S)
                 self._kick.clear()

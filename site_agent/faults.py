@@ -25,7 +25,7 @@ from site_agent.errors import (
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LONGEST = 300
-_TLS_WORDS = ("ssl", "tls", "certificate", "handshake")
+_TLS_WORDS = ("ssl", "tls", "certificate", "handshake", "socket closed", "connection reset")  # refused by the server
 _CODES: Mapping[grpc.StatusCode, type[RemoteError]] = {
     grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
     grpc.StatusCode.PERMISSION_DENIED: ForbiddenError,

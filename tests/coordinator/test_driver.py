@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from coordinator import events as ev
 from coordinator.driver import Driver, Numbered
-from coordinator.errors import NotFoundError, ReplayError, StaleError, StorageError
+from coordinator.errors import ConflictError, NotFoundError, ReplayError, StaleError, StorageError
 from coordinator.records import RunRow
 from coordinator.state import RunState, RunStatus, load_run
 from protos.terms import Activity, ActivityKind, RoundId
@@ -197,5 +198,33 @@ def test_who_waits_for_changes_is_woken() -> None:
         desk.driver.saw("a", Activity(kind=ActivityKind.TRAINING, done=1, total=2))
         assert await waiting > version
         assert await desk.driver.changed(desk.driver.version, 0.0) == desk.driver.version
+
+    play(scene)
+
+
+def test_a_run_that_begins_while_the_last_one_still_hears_reports_is_not_lost() -> None:
+    async def scene(desk: Desk) -> None:
+        await desk.training()
+        await desk.driver.tell(ev.Aborted(reason="x"))
+        report = asyncio.create_task(desk.driver.tell(ev.SiteFinished(site="a")))
+        await asyncio.sleep(0)
+        await desk.driver.begin(replace(fresh(), run="two"), replace(ROW, run="two"))
+        await report
+        assert desk.driver.state is not None
+        assert desk.driver.state.run == "two"
+        assert {name: load_run(row.state).run for name, row in desk.store.content.runs.items()} == {
+            "run": "run",
+            "two": "two",
+        }
+
+    play(scene)
+
+
+def test_of_two_runs_that_begin_at_once_one_is_refused() -> None:
+    async def scene(desk: Desk) -> None:
+        await desk.driver.open()
+        starts = [desk.driver.begin(replace(fresh(), run=name), replace(ROW, run=name)) for name in ("one", "two")]
+        results = await asyncio.gather(*starts, return_exceptions=True)
+        assert [type(result) for result in results] == [type(None), ConflictError]
 
     play(scene)

@@ -325,3 +325,56 @@ def _scenes() -> dict[Stage, Scene]:
     found = {stage(scene.state): scene for scene in scenes}
     assert set(found) == set(Stage)
     return found
+
+
+def test_a_revocation_after_the_sum_does_not_rewrite_whose_updates_are_in_it() -> None:
+    scene = started()
+    scene.train(*SITES)
+    scene.submit(*SITES)
+    scene.add_up()
+    scene.tell(ev.SiteRevoked(site="c", reason="key lost"))
+    (lead,) = pending(scene.state)
+    assert isinstance(lead, ev.TrainLead)
+    assert lead.sites == tuple(SITES)
+    scene.publish(1)
+    (ended,) = scene.take(ev.RoundEnded)
+    assert isinstance(ended, ev.RoundEnded)
+    assert ended.record.contributing == tuple(SITES)
+    assert scene.status("c") == "revoked"
+
+
+def test_a_site_that_was_silent_is_back_when_it_is_heard_of_again() -> None:
+    scene = started()
+    scene.tick(POLICY.absent_s + 1, silent=("c",))
+    assert scene.status("c") == "absent"
+    scene.tick(1)
+    assert scene.status("c") == "training"
+
+
+def test_a_site_that_became_slower_gets_longer_next_time() -> None:
+    scene = started(rounds=4)
+    scene.train("a", "b")
+    scene.tick(POLICY.first_deadline_s + 1)
+    assert scene.status("c") == "late"
+    assert scene.state.pace["c"] == POLICY.first_deadline_s
+
+
+def test_work_of_an_earlier_attempt_does_not_count_as_pace() -> None:
+    scene = started(policy=POLICY.model_copy(update={"retries": 1}))
+    scene.now += 50
+    scene.train("a")
+    for site in ("b", "c"):
+        scene.tell(ev.SiteDeclined(site=site, round=scene.id, reason="no"))
+    assert scene.id.attempt == 2
+    scene.train("a")
+    assert scene.state.pace["a"] == 50
+
+
+def test_a_run_that_completes_says_how_many_rounds_failed() -> None:
+    scene = started(rounds=1, policy=POLICY.model_copy(update={"retries": 0}))
+    for site in SITES:
+        scene.tell(ev.SiteDeclined(site=site, round=scene.id, reason="no"))
+    scene.tick(POLICY.grace_s)
+    scene.publish(1)
+    assert scene.state.status is RunStatus.COMPLETED
+    assert scene.state.reason == "1 rounds failed on the way"

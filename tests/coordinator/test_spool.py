@@ -235,14 +235,14 @@ def test_a_flush_that_fails_falls_back_to_what_is_durable(spool: Spool, monkeypa
     spool.finish("a", REF)
 
 
-def test_only_what_was_flushed_counts_while_writing(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_was_flushed_counts_while_writing_and_asking_flushes(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(spool_writer, "_FLUSH_BYTES", 3000)
     with spool.writer("a", REF, 0) as writer:
-        told = []
-        for offset in range(0, 8000, 1000):
-            told.append(writer.write(offset, CONTENT[offset : offset + 1000]))
-            assert spool.offset("a", REF) == told[-1]
-    assert told == [0, 0, 3000, 3000, 3000, 6000, 6000, 6000]
+        told = [writer.write(offset, CONTENT[offset : offset + 1000]) for offset in range(0, 8000, 1000)]
+        assert told == [0, 0, 3000, 3000, 3000, 6000, 6000, 6000]
+        assert spool.offset("a", REF) == writer.durable == 8000
     assert spool.offset("a", REF) == 8000
 
 

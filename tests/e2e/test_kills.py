@@ -86,7 +86,9 @@ class Federation(DemoFederation):
 
     def phase(self, phase: Phase, number: int = 1) -> RunState:
         """Wait for a phase of a round."""
-        return self.until(lambda s: s.round is not None and s.round.id.round_number == number and s.round.phase is phase)
+        return self.until(
+            lambda s: s.round is not None and s.round.id.round_number == number and s.round.phase is phase
+        )
 
     def status(self, site: str, *statuses: str) -> None:
         """Wait until a site stands somewhere in its round."""

@@ -82,7 +82,11 @@ def test_killed_together_at_any_steps_the_run_ends_as_the_undisturbed_one(victim
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["advance"] * 12 + ["cycle"] * 4 + ["deliver"] * 4 + ["drop", "duplicate", "duplicate", "kill"] + ["fail", "wait"]
+            ["advance"] * 12
+            + ["cycle"] * 4
+            + ["deliver"] * 4
+            + ["drop", "duplicate", "duplicate", "kill"]
+            + ["fail", "wait"]
         ),
         st.integers(0, 11),
     ),
@@ -124,7 +128,8 @@ def test_whatever_the_network_does_the_run_ends_and_sums_are_what_they_say(opera
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(OPERATIONS, st.booleans())
 def test_with_a_site_that_never_returns_the_run_ends_all_the_same(
-    operations: list[tuple[str, int]], enough: bool  # noqa: FBT001
+    operations: list[tuple[str, int]],
+    enough: bool,  # noqa: FBT001
 ) -> None:
     world = World("abc", policy=POLICY if enough else POLICY.model_copy(update={"quorum": 3.0}))
     with ledgers_in_memory():

@@ -96,5 +96,7 @@ def test_the_run_completes_and_every_sum_is_applied(
     applied = {part.round_number: part.sum for part in lead.parts}
     assert sorted(applied) == [0, 1, 2]
     assert None not in (applied[1], applied[2])
-    sums = {part.round_number: {p.sum for p in lead.parts if p.round_number == part.round_number} for part in lead.parts}
+    sums = {
+        part.round_number: {p.sum for p in lead.parts if p.round_number == part.round_number} for part in lead.parts
+    }
     assert all(len(found) == 1 for found in sums.values()), "the same sum again, whoever asked"
