@@ -16,6 +16,7 @@ import time
 import tomllib
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,7 @@ from fedmepd.runspec import RunSpec, make_spec, spec_from_dict
 from protos.terms import Activity, ArtefactRef
 
 _log = structlog.get_logger("coordinator.runs")
+_SHARERS = 4
 Action = Literal["pause", "resume", "abort"]
 
 
@@ -294,9 +296,11 @@ class Runs:
     def _published(self, run: str, round_number: int) -> Publication:
         made = self._made.pop((run, round_number))
         known = None if self.driver.state is None else self.driver.state.published
+        with ThreadPoolExecutor(_SHARERS, "share") as pool:  # flushes that wait together cost little more than one
+            refs = list(pool.map(self._share, made.segments.values()))
         return Publication(
             round_number=round_number,
-            segments={name: self._share(path) for name, path in made.segments.items()},
+            segments=dict(zip(made.segments, refs, strict=True)),
             anchors=self._share_if(made.anchors),
             start=known.start if made.start is None and known is not None else self._share_if(made.start),
             layout=self._share(made.layout),

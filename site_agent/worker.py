@@ -7,6 +7,7 @@ says is safe to report.
 from __future__ import annotations
 
 import asyncio
+import os
 import contextlib
 import sys
 from collections.abc import Mapping
@@ -34,6 +35,11 @@ def trainer_command() -> list[str]:
     return [sys.executable, "-P", "-m", "site_agent.trainer"]
 
 
+def trainer_environment() -> dict[str, str]:
+    """Return the worker's environment: ours without our own settings, among which are secrets."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("FEDMEPD_")}
+
+
 class TrainerClient:
     """Gives jobs to a worker.
 
@@ -44,7 +50,7 @@ class TrainerClient:
 
     def __init__(self, log_path: Path, worker: Worker | None = None) -> None:
         self._log_path = log_path
-        self._worker = worker or WorkerProcess(trainer_command(), log_path=log_path)
+        self._worker = worker or WorkerProcess(trainer_command(), trainer_environment(), log_path=log_path)
 
     async def run(self, job: str, arguments: Mapping[str, Any], progress: TrainerProgress) -> dict[str, Any]:
         """Do a job; cancelling it kills the worker.

@@ -96,6 +96,15 @@ def test_an_absent_site_that_comes_back_in_time_is_in_again() -> None:
     assert scene.status("b") == "ready"
 
 
+def test_nobody_is_late_because_the_coordinator_was_away() -> None:
+    scene = started()
+    scene.now += 10 * POLICY.first_deadline_s
+    scene.tell(ev.Tick(seen={}, progress={}, since=scene.now))
+    assert [scene.status(site) for site in SITES] == ["expected"] * 3
+    scene.tell(ev.Tick(seen={}, progress={}, since=scene.now - POLICY.first_deadline_s - 1))
+    assert [scene.status(site) for site in SITES] != ["expected"] * 3
+
+
 def test_a_slow_site_gets_a_deadline_of_its_own_pace() -> None:
     scene = started(rounds=3)
     scene.now += 1

@@ -12,7 +12,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -211,10 +211,8 @@ def bring_to(federation: Federation, phase: str) -> Callable[[], None]:
 
 
 def _go_on(pid: int) -> None:
-    try:
+    with suppress(ProcessLookupError):  # it was the victim
         os.kill(pid, signal.SIGCONT)
-    except ProcessLookupError:
-        pass  # it was the victim
 
 
 def strike(federation: Federation, victim: str) -> None:

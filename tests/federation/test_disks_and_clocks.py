@@ -171,7 +171,7 @@ def test_a_coordinator_goes_on_elsewhere_in_the_middle_of_a_run(tmp_path: Path) 
                 proxy.target = made.addresses[0]
                 agents = {site: start_agent(tools_of(here, site, proxy.address, lead.layout)) for site in "a"}
                 await made.runs.start(RUN.format(rounds=2, federation=TWO), actor="test")
-                while not ready(made.runs.state(None)):
+                while not ready(made.runs.state(None)):  # noqa: ASYNC110  the test is no party
                     await asyncio.sleep(0.02)
                 proxy.hang_up()
             there = Hospital(tmp_path / "there", SITES)

@@ -1,4 +1,4 @@
-"""The coordinator killed at the boundary of every effect: before it begins, and after its work but before it is recorded.
+"""The coordinator killed at the boundary of every effect: before it begins, and when its work is not recorded yet.
 
 In one process, because these phases are over too soon to hit with a signal. Agents and their links live on meanwhile.
 """
