@@ -7,8 +7,8 @@ says is safe to report.
 from __future__ import annotations
 
 import asyncio
-import os
 import contextlib
+import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _STOP_S = 15.0
 _LOOPBACK = "127.0.0.1"
+_METHOD = "fedmepd"
 _IDENTITY = "FEDMEPD_ADMIN_IDENTITY"
 _PASSPHRASE = "FEDMEPD_CONSORTIUM_PASSPHRASE"  # noqa: S105  the name of a variable
 
@@ -110,7 +111,7 @@ class DemoFederation:
             raise RunError(f"the run is {last['state']}: {last['reason']}", remedy=f"see the logs in {self._logs}")
         for site in self._config.sites:
             self._await_end(site.id)
-        self._await_file("coordinator", self.results("server") / "run.json")
+        self._await_file("coordinator", self.results("server") / "methods" / _METHOD / "scores.csv")  # written last
 
     def results(self, member: str) -> Path:
         """Return the folder of a member's results."""
@@ -187,7 +188,7 @@ class DemoFederation:
 
         from fedmepd.plan import dump_plan
 
-        plan = dump_plan(self._config.plan("fedmepd"))
+        plan = dump_plan(self._config.plan(_METHOD))
         return tomli_w.dumps({**plan, "federation": {"quorum": 0.6, "grace_s": 60.0}})
 
     # -- processes --------------------------------------------------------------------------------------------------
