@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -183,12 +184,13 @@ async def send(
     """
     begin = await wire.upload_offset(ref)
     if begin < ref.size or ref.size == 0:
-        begin = await wire.upload(ref, _chunks(path, begin, ref.size, progress), stall_s=stall_s)
+        async with aclosing(_chunks(path, begin, ref.size, progress)) as chunks:
+            begin = await wire.upload(ref, chunks, stall_s=stall_s)
     if begin != ref.size:
         raise UnreachableError(f"the coordinator has {begin} of {ref.size} bytes")
 
 
-async def _chunks(path: Path, begin: int, size: int, progress: Progress) -> AsyncIterator[tuple[int, bytes]]:
+async def _chunks(path: Path, begin: int, size: int, progress: Progress) -> AsyncGenerator[tuple[int, bytes], None]:
     """Yield a file's chunks, reading the next one while one is sent."""
     with disk(path):
         file = await asyncio.to_thread(path.open, "rb", 0)
