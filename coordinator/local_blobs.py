@@ -114,11 +114,9 @@ class LocalBlobs:
         return True
 
     def remove(self, ref: ArtefactRef) -> None:
-        """Forget an artefact; nothing happens if it is not there, or is of another size."""
-        path = self._path(ref)
-        with _words(self._folder), contextlib.suppress(FileNotFoundError):
-            if path.stat().st_size == ref.size:
-                path.unlink()
+        """Forget an artefact; nothing happens if it is not there."""
+        with _words(self._folder):
+            self._path(ref).unlink(missing_ok=True)
 
     def refs(self) -> Iterator[ArtefactRef]:
         """Iterate over all artefacts; other files are not told."""

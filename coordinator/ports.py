@@ -134,7 +134,7 @@ class BlobStore(Protocol):
         """Whether an artefact is there."""
 
     def remove(self, ref: ArtefactRef) -> None:
-        """Forget an artefact; nothing happens if it is not there, or is of another size."""
+        """Forget an artefact; nothing happens if it is not there."""
 
     def refs(self) -> Iterator[ArtefactRef]:
         """Iterate over all artefacts, for clearing up what nothing names any more."""

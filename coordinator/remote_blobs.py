@@ -125,12 +125,10 @@ class FsspecBlobs:
         return True
 
     def remove(self, ref: ArtefactRef) -> None:
-        """Forget an artefact; nothing happens if it is not there, or is of another size."""
+        """Forget an artefact; nothing happens if it is not there."""
         key = self._path(ref)
         with _words():
             with contextlib.suppress(FileNotFoundError):
-                if self._files.size(key) != ref.size:
-                    return
                 self._files.rm_file(key)
             (self._spool / ref.sha256).unlink(missing_ok=True)
 

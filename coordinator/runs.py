@@ -310,11 +310,17 @@ class Runs:
 
     async def _tidy(self, state: RunState, effect: ev.RoundEnded) -> None:
         """Remove what nothing names any more."""
-        for ref in garbage_of(effect, state):
-            if ref not in garbage_of(effect, self.driver.state or state):
+        models = await asyncio.to_thread(self._kept_models)
+        for ref in garbage_of(effect, state, models):
+            if ref not in garbage_of(effect, self.driver.state or state, models):
                 continue  # it was announced again meanwhile
             await asyncio.to_thread(self._blobs.remove, ref)
         await asyncio.to_thread(self._forget_models, state)
+
+    def _kept_models(self) -> frozenset[str]:
+        """Return the hashes of all models whose files are kept."""
+        with self._store.transaction() as transaction:
+            return frozenset(model.model.sha256 for model in transaction.models() if model.kept)
 
     def _forget_models(self, state: RunState) -> None:
         """Drop the files of older models by the run's policy; their records stay."""
@@ -413,7 +419,7 @@ def _split(configuration_toml: str) -> tuple[dict[str, object], Policy]:
         raise ConfigError(f"{key}: {item['msg']}", remedy=f"known: {', '.join(Policy.model_fields)}") from error
 
 
-def garbage_of(effect: ev.RoundEnded, state: RunState) -> frozenset[ArtefactRef]:
+def garbage_of(effect: ev.RoundEnded, state: RunState, models: frozenset[str]) -> frozenset[ArtefactRef]:
     """Return what nothing needs any more after a round, seen from a state of the run after it.
 
     A vector that is announced again, in another attempt with the same inputs, is the same artefact: it stays.
@@ -424,7 +430,7 @@ def garbage_of(effect: ev.RoundEnded, state: RunState) -> frozenset[ArtefactRef]
     if state.round is not None and state.round.id != effect.record.id:
         current |= _vectors(state.round)
     total = set() if effect.record.sum is None else {effect.record.sum}
-    kept = {ref.sha256 for ref in current | {state.spec}}  # a site may announce what it likes: the hash decides
+    kept = models | {ref.sha256 for ref in current | {state.spec}}  # a site may announce what it likes
     return frozenset(ref for ref in vectors | old | total if ref.sha256 not in kept)
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
-from pathlib import Path
 
 from coordinator import events as ev
-from coordinator.local_blobs import LocalBlobs
 from coordinator.runs import garbage_of
 from coordinator.state import SiteStatus
-from protos.terms import ArtefactRef, SegmentSlice, VectorManifest
+from protos.terms import SegmentSlice, VectorManifest
 from tests.coordinator.runs_at_hand import SITES, Scene, manifest, publication, ref, started
 
 
@@ -23,7 +20,7 @@ def ended(scene: Scene) -> ev.RoundEnded:
 def test_inputs_sum_and_the_old_broadcast_go_and_models_stay() -> None:
     scene = started()
     scene.whole_round()
-    garbage = garbage_of(ended(scene), scene.state)
+    garbage = garbage_of(ended(scene), scene.state, frozenset())
     assert {manifest(site).vector for site in SITES} | {ref("sum")} <= garbage
     assert set(publication(0).segments.values()) <= garbage
     assert not garbage & {
@@ -39,21 +36,13 @@ def test_an_announcement_with_the_hash_of_something_needed_removes_nothing() -> 
     scene = started()
     scene.whole_round()
     effect = ended(scene)
-    forged = [replace(known, size=known.size + 1) for known in (scene.state.spec, ref("start"), ref("common1"))]
+    needed = (scene.state.spec, ref("common1"), ref("a kept model"))
+    forged = [replace(known, size=known.size + 1) for known in needed]
     participants = tuple(
         replace(p, manifest=VectorManifest(segments=(SegmentSlice(name="common", values=1),), vector=vector))
         for p, vector in zip(effect.record.participants, forged, strict=True)
     )
     record = replace(effect.record, participants=participants)
     assert {p.status for p in participants} == {SiteStatus.CONTRIBUTED}
-    garbage = garbage_of(replace(effect, record=record), scene.state)
+    garbage = garbage_of(replace(effect, record=record), scene.state, frozenset({forged[2].sha256}))
     assert not {known.sha256 for known in forged} & {found.sha256 for found in garbage}
-
-
-def test_a_blob_is_not_removed_by_a_reference_of_another_size(tmp_path: Path) -> None:
-    blobs = LocalBlobs(tmp_path)
-    kept = blobs.put_bytes(b"model")
-    blobs.remove(ArtefactRef(sha256=hashlib.sha256(b"model").hexdigest(), size=4))
-    assert blobs.holds(kept)
-    blobs.remove(kept)
-    assert not blobs.holds(kept)

@@ -380,7 +380,7 @@ class World:
                     yield
                 yield from self._tell(ev.Published(publication=made), work)
             case ev.RoundEnded():
-                for ref in garbage_of(effect, self.state):
+                for ref in garbage_of(effect, self.state, frozenset()):
                     self.disk.blobs.pop(ref, None)
                     yield
 
