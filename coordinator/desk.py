@@ -194,8 +194,8 @@ class SiteDesk:
         writer = await self._writer(site, ref, first[0])
         try:
             return await self._written(site, writer, first, chunks)
-        finally:
-            await asyncio.to_thread(writer.close)
+        finally:  # shielded: a call that is cut off must not take back the closing while it waits for a thread
+            await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(writer.close)))
 
     async def _written(
         self, site: str, writer: SpoolWriter, first: tuple[int, bytes], chunks: AsyncIterator[tuple[int, bytes]]

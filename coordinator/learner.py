@@ -22,7 +22,7 @@ from coordinator.events import TrainLead
 from coordinator.ports import LeadError, LeadFiles
 from fedmepd import durable
 from fedmepd.config import SERVER_ID
-from fedmepd.errors import JobFailed, WorkerDied
+from fedmepd.errors import JobFailedError, WorkerDiedError
 from fedmepd.supervision import WorkerProcess
 
 _log = structlog.get_logger("coordinator.lead")
@@ -107,10 +107,10 @@ class LeadTrainer:
             for attempt in range(1, _TRIES + 1):
                 try:
                     return await self._watched(asyncio.wrap_future(self._worker.submit(job, **arguments)))
-                except JobFailed as error:  # its words may name files of patients: they stay in the trainer's log
+                except JobFailedError as error:  # its words may name files of patients: they stay in the trainer's log
                     _log.warning("the lead's trainer refused", job=job, reason=str(error))
                     raise LeadError(f"{error.kind} in its {job} job; {self._log} says more") from error
-                except WorkerDied as error:
+                except WorkerDiedError as error:
                     _log.warning("the lead's trainer died", job=job, attempt=attempt, reason=str(error))
                     status = error.status
                 if self._closed != closed:

@@ -57,7 +57,7 @@ class WorkerError(FedmepdError):
     """A training worker could not do a job."""
 
 
-class JobFailed(WorkerError):  # noqa: N818  says what happened, like WorkerDied
+class JobFailedError(WorkerError):
     """A worker refused a job in its own words.
 
     Args:
@@ -71,7 +71,7 @@ class JobFailed(WorkerError):  # noqa: N818  says what happened, like WorkerDied
         self.kind = kind
 
 
-class WorkerDied(WorkerError):  # noqa: N818  says what happened, like JobFailed
+class WorkerDiedError(WorkerError):
     """A worker process ended in the middle of a job; the same job can be given again.
 
     Args:

@@ -1,8 +1,8 @@
 """The parent's side of a training worker: start a process, give it jobs, notice its death. Torch-free, thread-based.
 
-A job's future ends in every case: with the result, with `JobFailed` in the worker's words, or with `WorkerDied` when
-the process ends or writes what is no event. The next job after a death starts a new process. Nothing here waits for a
-worker that hangs: who gave the job knows how long it may take, and calls `kill`.
+A job's future ends in every case: with the result, with `JobFailedError` in the worker's words, or with
+`WorkerDiedError` when the process ends or writes what is no event. The next job after a death starts a new process.
+Nothing here waits for a worker that hangs: who gave the job knows how long it may take, and calls `kill`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from fedmepd.errors import JobFailed, WorkerDied
+from fedmepd.errors import JobFailedError, WorkerDiedError
 from fedmepd.worker import MOST_LINE_BYTES
 
 ProgressListener = Callable[[int, Mapping[str, Any]], None]
@@ -150,7 +150,7 @@ class WorkerProcess:
             left = list(pending.values())
             pending.clear()
         for future in left:
-            future.set_exception(WorkerDied(status, self._tail()))
+            future.set_exception(WorkerDiedError(status, self._tail()))
 
     def _event(self, line: bytes, pending: dict[int, Result]) -> bool:
         """Act on one line; False if it is no event."""
@@ -166,7 +166,7 @@ class WorkerProcess:
             if kind == "done":
                 future.set_result(dict(event["result"]))
             else:
-                future.set_exception(JobFailed(event["problem"], remedy=event["remedy"], kind=event["kind"]))
+                future.set_exception(JobFailedError(event["problem"], remedy=event["remedy"], kind=event["kind"]))
         except (ValueError, KeyError, TypeError, AttributeError):
             return False
         return True

@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from fedmepd.errors import JobFailed, WorkerDied
+from fedmepd.errors import JobFailedError, WorkerDiedError
 from fedmepd.supervision import WorkerProcess
 from protos.terms import DeclineCause
 from site_agent.errors import RefusalError
@@ -63,10 +63,10 @@ class TrainerClient:
         for attempt in range(1, _TRIES + 1):
             try:
                 return await self._once(job, arguments)
-            except WorkerDied as error:
+            except WorkerDiedError as error:
                 self._note(job, str(error))
                 _log.warning("the trainer died", job=job, status=error.status, attempt=attempt, see=self._log_path.name)
-            except JobFailed as error:
+            except JobFailedError as error:
                 self._note(job, str(error))
                 _log.error("the trainer failed", job=job, kind=error.kind, see=self._log_path.name)
                 raise _refusal(job, error) from error
@@ -109,7 +109,7 @@ def _count(value: object) -> int:
     return max(0, int(value)) if isinstance(value, int | float) else 0
 
 
-def _refusal(job: str, error: JobFailed) -> RefusalError:
+def _refusal(job: str, error: JobFailedError) -> RefusalError:
     if any(word in error.problem for word in _FULL):
         return RefusalError("the site's disk is full", cause=DeclineCause.STORAGE)
     cause = _CAUSES.get(error.kind, DeclineCause.TRAINER)

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from fedmepd.errors import JobFailed, WorkerDied
+from fedmepd.errors import JobFailedError, WorkerDiedError
 from fedmepd.supervision import WorkerProcess
 from fedmepd.worker import Worker
 
@@ -120,7 +120,7 @@ def test_a_line_that_is_no_job_is_answered(line):
 
 
 def test_a_fault_comes_in_the_workers_own_words(shared):
-    with pytest.raises(JobFailed) as failed:
+    with pytest.raises(JobFailedError) as failed:
         result(shared.submit("fail"))
     assert (failed.value.problem, failed.value.remedy) == ("case 7 is broken", "mend it")
     assert failed.value.kind == "CohortError"
@@ -128,14 +128,14 @@ def test_a_fault_comes_in_the_workers_own_words(shared):
 
 def test_a_crash_of_a_job_leaves_the_worker_running(shared):
     pid = shared.pid
-    with pytest.raises(JobFailed, match="ValueError: boom") as failed:
+    with pytest.raises(JobFailedError, match="ValueError: boom") as failed:
         result(shared.submit("crash"))
     assert failed.value.kind == "crash"
     assert shared.pid == pid is not None
 
 
 def test_an_unknown_job_is_refused(shared):
-    with pytest.raises(JobFailed) as failed:
+    with pytest.raises(JobFailedError) as failed:
         result(shared.submit("dance"))
     assert failed.value.kind == "protocol"
 
@@ -143,7 +143,7 @@ def test_an_unknown_job_is_refused(shared):
 def test_a_death_fails_all_jobs_and_the_next_one_starts_anew(worker):
     first, second = worker.submit("die"), worker.submit("add", a=1, b=1)
     for future in (first, second):
-        with pytest.raises(WorkerDied, match=r"signal 9 \(last words\)") as died:
+        with pytest.raises(WorkerDiedError, match=r"signal 9 \(last words\)") as died:
             result(future)
         assert died.value.status == -9
         assert "last words" in died.value.tail
@@ -151,12 +151,12 @@ def test_a_death_fails_all_jobs_and_the_next_one_starts_anew(worker):
 
 
 def test_sigterm_ends_the_worker_at_once(worker):
-    with pytest.raises(WorkerDied, match="signal 15"):
+    with pytest.raises(WorkerDiedError, match="signal 15"):
         result(worker.submit("die", signal=15))
 
 
 def test_an_exit_status_is_told(worker):
-    with pytest.raises(WorkerDied, match="status 7"):
+    with pytest.raises(WorkerDiedError, match="status 7"):
         result(worker.submit("leave"))
 
 
@@ -166,7 +166,7 @@ def test_a_worker_that_hangs_can_be_killed(worker):
     future = worker.submit("hang")
     assert hanging.wait(TIMEOUT_S)
     worker.kill()
-    with pytest.raises(WorkerDied, match="signal 9"):
+    with pytest.raises(WorkerDiedError, match="signal 9"):
         result(future)
     worker.kill()
 
@@ -177,7 +177,7 @@ def test_a_workers_own_processes_end_with_it(worker, tmp_path):
     future = worker.submit("children", lock=str(tmp_path / "lock"))
     assert locked.wait(TIMEOUT_S)
     worker.kill()
-    with pytest.raises(WorkerDied):
+    with pytest.raises(WorkerDiedError):
         result(future)
     with (tmp_path / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # waits for the end of the process that holds it
@@ -185,7 +185,7 @@ def test_a_workers_own_processes_end_with_it(worker, tmp_path):
 
 def test_rubbish_ends_the_worker(tmp_path):
     worker = worker_of(tmp_path, RUBBISH)
-    with pytest.raises(WorkerDied):
+    with pytest.raises(WorkerDiedError):
         result(worker.submit("add"))
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fedmepd.errors import JobFailed, WorkerDied
+from fedmepd.errors import JobFailedError, WorkerDiedError
 from fedmepd.supervision import WorkerProcess
 from tests.fedmepd.worker_federation import WorkerFederation
 
@@ -25,13 +25,13 @@ def test_a_worker_process_checks_opens_and_is_killed(tmp_path):
         assert facts["device"] == "cpu"
         common = federation.common("site-1")
         assert worker.submit("open", **common).result(TIMEOUT_S)["patients"]["train"] == 2
-        with pytest.raises(JobFailed, match="does not exist") as failed:
+        with pytest.raises(JobFailedError, match="does not exist") as failed:
             worker.submit("check", cohort=str(tmp_path / "nowhere")).result(TIMEOUT_S)
         assert failed.value.kind == "CohortError"
         worker.on_progress = lambda _number, facts: facts["phase"] == "training" and worker.kill()
         federation.start()
         job = federation.site_job("site-1", 1)
-        with pytest.raises(WorkerDied):
+        with pytest.raises(WorkerDiedError):
             worker.submit("round", **job).result(TIMEOUT_S)
         worker.on_progress = None
         again = worker.submit("round", **job).result(TIMEOUT_S)

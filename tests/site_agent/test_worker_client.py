@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from fedmepd.errors import JobFailed, WorkerDied
+from fedmepd.errors import JobFailedError, WorkerDiedError
 from protos.terms import DeclineCause
 from site_agent.errors import RefusalError, StorageError
 from site_agent.worker import TrainerClient
@@ -37,7 +37,7 @@ class FakeWorker:
     def kill(self):
         self.killed += 1
         for future in self.pending:
-            future.set_exception(WorkerDied(-9, ""))
+            future.set_exception(WorkerDiedError(-9, ""))
 
     def close(self, *, timeout_s=5.0):
         del timeout_s
@@ -63,13 +63,13 @@ def test_a_result_comes_back_with_progress(tmp_path):
 
 
 def test_a_death_is_tried_once_more(tmp_path):
-    worker, _, whole = work(tmp_path, WorkerDied(-9, "oom"), {"sha256": "x"})
+    worker, _, whole = work(tmp_path, WorkerDiedError(-9, "oom"), {"sha256": "x"})
     assert asyncio.run(whole()) == {"sha256": "x"}
     assert len(worker.given) == 2
 
 
 def test_two_deaths_decline_the_round(tmp_path):
-    _, _, whole = work(tmp_path, WorkerDied(-9, ""), WorkerDied(-9, ""))
+    _, _, whole = work(tmp_path, WorkerDiedError(-9, ""), WorkerDiedError(-9, ""))
     with pytest.raises(RefusalError, match="died 2 times") as caught:
         asyncio.run(whole())
     assert caught.value.cause is DeclineCause.TRAINER
@@ -78,10 +78,10 @@ def test_two_deaths_decline_the_round(tmp_path):
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
-        (JobFailed("case patient-007 is broken", kind="CohortError"), DeclineCause.TRAINER),
-        (JobFailed("not finite", kind="UpdateError"), DeclineCause.UPDATE),
-        (JobFailed("other modalities", kind="ConfigError"), DeclineCause.POLICY),
-        (JobFailed("[Errno 28] No space left on device: /data/x"), DeclineCause.STORAGE),
+        (JobFailedError("case patient-007 is broken", kind="CohortError"), DeclineCause.TRAINER),
+        (JobFailedError("not finite", kind="UpdateError"), DeclineCause.UPDATE),
+        (JobFailedError("other modalities", kind="ConfigError"), DeclineCause.POLICY),
+        (JobFailedError("[Errno 28] No space left on device: /data/x"), DeclineCause.STORAGE),
     ],
 )
 def test_a_failed_job_is_told_without_patients_and_paths(tmp_path, error, cause):
