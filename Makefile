@@ -28,8 +28,8 @@ $(INSTALLED): requirements/lock.txt requirements/torch.txt pyproject.toml
 demo: $(INSTALLED) ## train a federation of phantom hospitals, write a report (IN_PROCESS=1: simulated)
 	@$(BIN)/fedmepd demo --out $(DEMO) $(if $(IN_PROCESS),--in-process)
 
-test: $(INSTALLED) ## the default test suite
-	@$(RUN) -m pytest
+test: $(INSTALLED) ## the default test suite, on two cores
+	@$(RUN) -m pytest -n 2 --dist loadfile
 
 test-all: $(INSTALLED) ## the default suite and the slow tests
 	@$(RUN) -m pytest -m 'not gpu or gpu'
