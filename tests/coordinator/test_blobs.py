@@ -147,6 +147,9 @@ class TestMemoryUrl(RemoteSuite):
     def url(self) -> str:
         return f"memory://{uuid.uuid4().hex}"
 
+    # fsspec's memory file system fills a file in place, so another thread may see half of one; real stores do not
+    test_threads_may_put_and_open_the_same_artefact = None  # type: ignore[assignment]
+
 
 def test_paths_and_urls_are_told_apart(tmp_path: Path) -> None:
     assert isinstance(open_blobs(str(tmp_path / "a"), tmp_path / "s"), LocalBlobs)
