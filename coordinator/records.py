@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar
-
-from pydantic import ConfigDict
 
 from protos.terms import ArtefactRef, Phase, ReportReply, RoundId
-
-_BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")  # how bytes are stored as JSON
 
 
 class TokenState(StrEnum):
@@ -26,8 +21,6 @@ class TokenState(StrEnum):
 class EnrolmentRequest:
     """What a newcomer sent with its token; verified before it is kept."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _BASE64
-
     certificate_request_pem: bytes
     identity_public_key: bytes
     modalities: tuple[str, ...]
@@ -37,8 +30,6 @@ class EnrolmentRequest:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRow:
     """A one-time enrolment token; the secret itself is not kept."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _BASE64
 
     token_id: str
     secret_sha256: bytes = field(repr=False)
@@ -63,8 +54,6 @@ class MemberState(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberRow:
     """Somebody with a certificate. Whether a site may join rounds is the signed membership list's business."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _BASE64
 
     role: str
     member_id: str
@@ -122,8 +111,6 @@ class ModelRow:
 class LastReport:
     """A site's last numbered report and the answer to it."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _BASE64
-
     sequence: int
     body_sha256: bytes
     reply: ReportReply
@@ -132,8 +119,6 @@ class LastReport:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRow:
     """One record of the hash-chained audit log (`security.audit`)."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _BASE64
 
     sequence: int
     at: float

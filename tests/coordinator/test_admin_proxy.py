@@ -54,7 +54,8 @@ def test_exempt_hosts_are_reached_directly() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         environment = {"http_proxy": "http://127.0.0.1:1", "no_proxy": "localhost,127.0.0.1"}
-        dial("127.0.0.1", port, 5, environment).close()
+        with dial("127.0.0.1", port, 5, environment) as line:
+            assert line.getpeername() == ("127.0.0.1", port)
 
 
 def test_a_proxy_without_a_name_is_an_error() -> None:

@@ -71,7 +71,7 @@ def test_what_is_hashed_is_not_read_again(spool: Spool, monkeypatch: pytest.Monk
     put(spool, "a", REF, CONTENT[:HALF])
     monkeypatch.setattr("coordinator.spool.hash_of", None)
     put(spool, "a", REF, CONTENT[HALF:], HALF)
-    spool.finish("a", REF)
+    assert spool.finish("a", REF).read_bytes() == CONTENT
 
 
 def test_bytes_that_come_again_are_skipped(spool: Spool) -> None:

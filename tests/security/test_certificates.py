@@ -125,7 +125,8 @@ def test_a_foreign_authority_of_the_same_name_is_refused(pki, foreign, now):
 def test_intermediates_that_lead_nowhere_do_no_harm(pki, foreign, now):
     _, leaf = pki.leaf()
     intermediates = [foreign.issuer.certificate, foreign.root.certificate, pki.issuer.certificate]
-    verify_chain(leaf, intermediates, pki.root.certificate, now=now, usage=Usage.CLIENT)
+    facts = verify_chain(leaf, intermediates, pki.root.certificate, now=now, usage=Usage.CLIENT)
+    assert facts == facts_of(leaf)
 
 
 def test_a_site_cannot_act_as_an_authority(pki, now):
