@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 PROTOCOL = 1  # the one version that this software speaks
@@ -216,7 +216,8 @@ class Advertise:
         segments: In the layout's order.
         broadcast: All artefacts of this round's broadcast.
         previous: Contributors to the last opened sum.
-        context: What the coordinator computes as ctx0, hexadecimal; the site computes its own and declines if it differs.
+        context: What the coordinator computes as ctx0, hexadecimal; the site computes its own, and declines if it
+            differs.
     """
 
     roster: tuple[RosterSite, ...]
@@ -370,7 +371,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """Training is done and a contribution lies ready that will leave the site masked only; nothing is said of its content.
+    """Training is done and a contribution lies ready that leaves the site masked only; nothing is said of its content.
 
     Attributes:
         segments: What it consists of.
@@ -423,7 +424,7 @@ class SeedShare:
 
     site: str
     segment: str
-    share: bytes
+    share: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -431,7 +432,7 @@ class KeyShare:
     """A share of the mask private key of a site that dropped out; 33 bytes."""
 
     site: str
-    share: bytes
+    share: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

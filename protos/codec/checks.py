@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence, Sized
+from collections.abc import Hashable, Sequence, Sized
 from itertools import pairwise
 from typing import NoReturn
 
@@ -26,6 +26,11 @@ MAX_ARTEFACT_BYTES = 1 << 40
 MAX_COUNT = (1 << 63) - 1  # a database's integers are signed
 MAX_ROUND = (1 << 31) - 1
 HASH_BYTES = 32
+KEY_BYTES = 32  # X25519 and Ed25519 public keys
+SIGNATURE_BYTES = 64  # Ed25519
+SHARE_BYTES = 33  # SPEC 12.1
+MAX_SEALED_BYTES = 4 << 10
+MAX_SEED_SHARES = 8 * MAX_ROSTER
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 SEGMENT = re.compile(r"common|modality/[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -101,7 +106,7 @@ def counted(items: Sized, where: str, *, most: int, least: int = 0) -> None:
         refuse(where, f"{len(items)} items, wanted {least} to {most}")
 
 
-def distinct(names: Sequence[str], where: str) -> None:
+def distinct(names: Sequence[Hashable], where: str) -> None:
     """Check that no name is there twice."""
     if len(set(names)) != len(names):
         refuse(where, "a name is there twice")
@@ -112,6 +117,21 @@ def increasing(names: Sequence[str], where: str) -> None:
     for index, (before, after) in enumerate(pairwise(names), start=1):
         if before >= after:
             refuse(f"{where}[{index}]", f"{quoted(after)} does not come after {quoted(before)}")
+
+
+def increasing_or_equal(names: Sequence[str], where: str) -> None:
+    """Check that names are sorted by code point; one may be there several times in a row."""
+    for index, (before, after) in enumerate(pairwise(names), start=1):
+        if before > after:
+            refuse(f"{where}[{index}]", f"{quoted(after)} comes before {quoted(before)}")
+
+
+def sites(values: Sequence[str], where: str) -> tuple[str, ...]:
+    """Check a set of sites: 1 to 4096 names, sorted, each once (PROTOCOL 2.4)."""
+    counted(values, where, least=1, most=MAX_ROSTER)
+    found = tuple(name(site, f"{where}[{index}]") for index, site in enumerate(values))
+    increasing(found, where)
+    return found
 
 
 def name(value: str, where: str) -> str:

@@ -9,7 +9,9 @@ import re
 from dataclasses import dataclass, field
 
 from protos.codec.checks import (
+    KEY_BYTES,
     MAX_MODALITIES,
+    SIGNATURE_BYTES,
     at_most,
     chosen,
     counted,
@@ -26,8 +28,6 @@ from protos.codec.greetings import Welcome, decode_welcome, encode_welcome, soft
 from protos.v1 import common_pb2 as common
 from protos.v1 import enrolment_pb2 as enrolment
 
-KEY_BYTES = 32
-SIGNATURE_BYTES = 64
 MAX_LIST_BYTES = 1 << 20
 _TOKEN_ID = re.compile(r"[0-9a-f]{16}")
 _TOKEN_SECRET = re.compile(r"[a-z2-7]{32}")

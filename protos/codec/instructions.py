@@ -1,6 +1,9 @@
-"""Instructions: what a site is to do now (PROTOCOL 4)."""
+"""Instructions: what a site is to do now (PROTOCOL 4). Tasks of secure aggregation are in `secagg_tasks`."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import assert_never
 
 from google.protobuf.message import Message
 
@@ -13,17 +16,42 @@ from protos.codec.checks import (
     counted,
     distinct,
     exactly,
-    increasing,
     integer,
-    name,
     present,
     quantity,
     segment_name,
+    sites,
     text,
 )
 from protos.codec.rounds import decode_round_of, encode_round
+from protos.codec.secagg_tasks import (
+    decode_advertise,
+    decode_confirm,
+    decode_mask,
+    decode_share,
+    decode_unmask,
+    encode_advertise,
+    encode_confirm,
+    encode_mask,
+    encode_share,
+    encode_unmask,
+)
 from protos.codec.transfers import decode_artefact, encode_artefact
-from protos.terms import ArtefactRef, BroadcastSegment, Finish, Instruction, Submit, Task, Train, Wait
+from protos.terms import (
+    Advertise,
+    ArtefactRef,
+    BroadcastSegment,
+    Confirm,
+    Finish,
+    Instruction,
+    Mask,
+    Share,
+    Submit,
+    Task,
+    Train,
+    Unmask,
+    Wait,
+)
 from protos.v1 import common_pb2 as common
 from protos.v1 import federation_pb2 as federation
 
@@ -37,15 +65,7 @@ def encode_instruction(instruction: Instruction) -> federation.Instruction:
         seconds_left=instruction.seconds_left,
         last_report=instruction.last_report,
     )
-    match instruction.task:
-        case Wait(reason=reason):
-            message.wait.CopyFrom(federation.Wait(reason=clean_text(reason)))
-        case Train() as train:
-            message.train.CopyFrom(encode_train(train))
-        case Submit(roster=roster, context=context):
-            message.submit.CopyFrom(federation.Submit(roster=roster, context=bytes.fromhex(context)))
-        case Finish() as finish:
-            message.finish.CopyFrom(_encode_finish(finish))
+    _put_task(message, instruction.task)
     return message
 
 
@@ -101,15 +121,36 @@ def decode_train(message: federation.Train, where: str = "Train") -> Train:
     )
 
 
+def _put_task(message: federation.Instruction, task: Task) -> None:
+    match task:
+        case Wait():
+            message.wait.CopyFrom(federation.Wait(reason=clean_text(task.reason)))
+        case Train():
+            message.train.CopyFrom(encode_train(task))
+        case Submit():
+            message.submit.CopyFrom(federation.Submit(roster=task.roster, context=bytes.fromhex(task.context)))
+        case Finish():
+            message.finish.CopyFrom(_encode_finish(task))
+        case Advertise():
+            message.advertise.CopyFrom(encode_advertise(task))
+        case Share():
+            message.share.CopyFrom(encode_share(task))
+        case Mask():
+            message.mask.CopyFrom(encode_mask(task))
+        case Confirm():
+            message.confirm.CopyFrom(encode_confirm(task))
+        case Unmask():
+            message.unmask.CopyFrom(encode_unmask(task))
+        case _:
+            assert_never(task)
+
+
 def _decode_task(message: federation.Instruction) -> Task:
-    kind = chosen(message, "task", "Instruction")
-    if kind == "wait":
-        return Wait(reason=text(message.wait.reason, "Wait.reason"))
-    if kind == "train":
-        return decode_train(message.train)
-    if kind == "submit":
-        return _decode_submit(message.submit)
-    return _decode_finish(message.finish)
+    return _TASKS[chosen(message, "task", "Instruction")](message)
+
+
+def _decode_wait(message: federation.Wait) -> Wait:
+    return Wait(reason=text(message.reason, "Wait.reason"))
 
 
 def _decode_segment(message: federation.BroadcastSegment, where: str) -> BroadcastSegment:
@@ -122,9 +163,7 @@ def _decode_segment(message: federation.BroadcastSegment, where: str) -> Broadca
 
 
 def _decode_submit(message: federation.Submit) -> Submit:
-    counted(message.roster, "Submit.roster", least=1, most=MAX_ROSTER)
-    roster = tuple(name(site, f"Submit.roster[{index}]") for index, site in enumerate(message.roster))
-    increasing(roster, "Submit.roster")
+    roster = sites(message.roster, "Submit.roster")
     return Submit(roster=roster, context=exactly(message.context, "Submit.context", HASH_BYTES).hex())
 
 
@@ -147,3 +186,16 @@ def _maybe(ref: ArtefactRef | None) -> common.Artefact | None:
 
 def _maybe_ref(message: Message, field: str, where: str) -> ArtefactRef | None:
     return decode_artefact(getattr(message, field), f"{where}.{field}") if message.HasField(field) else None
+
+
+_TASKS: dict[str, Callable[[federation.Instruction], Task]] = {
+    "wait": lambda message: _decode_wait(message.wait),
+    "train": lambda message: decode_train(message.train),
+    "submit": lambda message: _decode_submit(message.submit),
+    "finish": lambda message: _decode_finish(message.finish),
+    "advertise": lambda message: decode_advertise(message.advertise),
+    "share": lambda message: decode_share(message.share),
+    "mask": lambda message: decode_mask(message.mask),
+    "confirm": lambda message: decode_confirm(message.confirm),
+    "unmask": lambda message: decode_unmask(message.unmask),
+}

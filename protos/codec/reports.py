@@ -1,6 +1,12 @@
-"""Reports: numbered statements of a site about a round, and the answers to them (PROTOCOL 5)."""
+"""Reports: numbered statements of a site about a round, and the answers to them (PROTOCOL 5).
+
+What sites exchange under secure aggregation is in `secagg_reports`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import assert_never
 
 from protos.codec.checks import (
     MAX_ARTEFACT_BYTES,
@@ -17,18 +23,34 @@ from protos.codec.checks import (
     text,
 )
 from protos.codec.rounds import decode_round_of, encode_round
+from protos.codec.secagg_reports import (
+    decode_advertised,
+    decode_confirmed,
+    decode_shared,
+    decode_unmasked,
+    encode_advertised,
+    encode_confirmed,
+    encode_shared,
+    encode_unmasked,
+)
 from protos.codec.transfers import decode_artefact, encode_artefact
 from protos.terms import (
     Accepted,
+    Advertised,
+    Confirmed,
     DeclineCause,
     Declined,
     Finished,
+    Masked,
+    Prepared,
     Report,
     ReportBody,
     ReportReply,
     SegmentSlice,
+    Shared,
     Submitted,
     Trained,
+    Unmasked,
     VectorManifest,
 )
 from protos.v1 import federation_pb2 as federation
@@ -47,17 +69,7 @@ _CAUSE_OF = {number: cause for cause, number in _CAUSES.items()}
 def encode_report(report: Report) -> federation.ReportRequest:
     """Return the message of a report; its words are cut and cleaned where they must be."""
     message = federation.ReportRequest(sequence=report.sequence, round=encode_round(report.round))
-    match report.body:
-        case Accepted():
-            message.accepted.SetInParent()
-        case Trained(manifest=manifest, seconds=seconds):
-            message.trained.CopyFrom(federation.Trained(manifest=encode_manifest(manifest), seconds=seconds))
-        case Submitted(vector=vector):
-            message.submitted.CopyFrom(federation.Submitted(vector=encode_artefact(vector)))
-        case Declined(cause=cause, problem=problem):
-            message.declined.CopyFrom(federation.Declined(cause=_CAUSES[cause], problem=clean_text(problem)))
-        case Finished():
-            message.finished.SetInParent()
+    _put_body(message, report.body)
     return message
 
 
@@ -94,8 +106,9 @@ def decode_report_reply(message: federation.ReportReply) -> ReportReply:
 
 def encode_manifest(manifest: VectorManifest) -> federation.VectorManifest:
     """Return the message that announces a site's vector."""
-    segments = [federation.SegmentSlice(name=part.name, values=part.values) for part in manifest.segments]
-    return federation.VectorManifest(segments=segments, vector=encode_artefact(manifest.vector))
+    return federation.VectorManifest(
+        segments=_encode_slices(manifest.segments), vector=encode_artefact(manifest.vector)
+    )
 
 
 def decode_manifest(message: federation.VectorManifest, where: str = "VectorManifest") -> VectorManifest:
@@ -104,11 +117,20 @@ def decode_manifest(message: federation.VectorManifest, where: str = "VectorMani
     Raises:
         MalformedMessageError: Naming the field.
     """
-    counted(message.segments, f"{where}.segments", most=MAX_SEGMENTS)
-    segments = tuple(_decode_slice(part, f"{where}.segments[{i}]") for i, part in enumerate(message.segments))
-    distinct([segment.name for segment in segments], f"{where}.segments")
+    segments = _decode_slices(message.segments, f"{where}.segments")
     present(message, "vector", where)
     return VectorManifest(segments=segments, vector=decode_artefact(message.vector, f"{where}.vector"))
+
+
+def _encode_slices(slices: Sequence[SegmentSlice]) -> list[federation.SegmentSlice]:
+    return [federation.SegmentSlice(name=part.name, values=part.values) for part in slices]
+
+
+def _decode_slices(messages: Sequence[federation.SegmentSlice], where: str) -> tuple[SegmentSlice, ...]:
+    counted(messages, where, most=MAX_SEGMENTS)
+    slices = tuple(_decode_slice(part, f"{where}[{index}]") for index, part in enumerate(messages))
+    distinct([part.name for part in slices], where)
+    return slices
 
 
 def _decode_slice(message: federation.SegmentSlice, where: str) -> SegmentSlice:
@@ -118,18 +140,48 @@ def _decode_slice(message: federation.SegmentSlice, where: str) -> SegmentSlice:
     )
 
 
+def _put_body(message: federation.ReportRequest, body: ReportBody) -> None:
+    match body:
+        case Accepted():
+            message.accepted.SetInParent()
+        case Trained():
+            message.trained.CopyFrom(_encode_trained(body))
+        case Submitted():
+            message.submitted.CopyFrom(federation.Submitted(vector=encode_artefact(body.vector)))
+        case Declined():
+            message.declined.CopyFrom(_encode_declined(body))
+        case Finished():
+            message.finished.SetInParent()
+        case _:
+            _put_secure(message, body)
+
+
+def _put_secure(
+    message: federation.ReportRequest, body: Prepared | Advertised | Shared | Masked | Confirmed | Unmasked
+) -> None:
+    match body:
+        case Prepared():
+            message.prepared.CopyFrom(_encode_prepared(body))
+        case Advertised():
+            message.advertised.CopyFrom(encode_advertised(body))
+        case Shared():
+            message.shared.CopyFrom(encode_shared(body))
+        case Masked():
+            message.masked.CopyFrom(federation.Masked(manifest=encode_manifest(body.manifest)))
+        case Confirmed():
+            message.confirmed.CopyFrom(encode_confirmed(body))
+        case Unmasked():
+            message.unmasked.CopyFrom(encode_unmasked(body))
+        case _:
+            assert_never(body)
+
+
 def _decode_body(message: federation.ReportRequest) -> ReportBody:
-    kind = chosen(message, "report", "ReportRequest")
-    if kind == "accepted":
-        return Accepted()
-    if kind == "trained":
-        return _decode_trained(message.trained)
-    if kind == "submitted":
-        present(message.submitted, "vector", "Submitted")
-        return Submitted(vector=decode_artefact(message.submitted.vector, "Submitted.vector"))
-    if kind == "declined":
-        return _decode_declined(message.declined)
-    return Finished()
+    return _BODIES[chosen(message, "report", "ReportRequest")](message)
+
+
+def _encode_trained(body: Trained) -> federation.Trained:
+    return federation.Trained(manifest=encode_manifest(body.manifest), seconds=body.seconds)
 
 
 def _decode_trained(message: federation.Trained) -> Trained:
@@ -138,8 +190,46 @@ def _decode_trained(message: federation.Trained) -> Trained:
     return Trained(manifest=manifest, seconds=quantity(message.seconds, "Trained.seconds"))
 
 
+def _encode_prepared(body: Prepared) -> federation.Prepared:
+    return federation.Prepared(segments=_encode_slices(body.segments), seconds=body.seconds)
+
+
+def _decode_prepared(message: federation.Prepared) -> Prepared:
+    segments = _decode_slices(message.segments, "Prepared.segments")
+    return Prepared(segments=segments, seconds=quantity(message.seconds, "Prepared.seconds"))
+
+
+def _decode_masked(message: federation.Masked) -> Masked:
+    present(message, "manifest", "Masked")
+    return Masked(manifest=decode_manifest(message.manifest, "Masked.manifest"))
+
+
+def _decode_submitted(message: federation.Submitted) -> Submitted:
+    present(message, "vector", "Submitted")
+    return Submitted(vector=decode_artefact(message.vector, "Submitted.vector"))
+
+
+def _encode_declined(body: Declined) -> federation.Declined:
+    return federation.Declined(cause=_CAUSES[body.cause], problem=clean_text(body.problem))
+
+
 def _decode_declined(message: federation.Declined) -> Declined:
     cause = _CAUSE_OF.get(message.cause)
     if cause is None:
         refuse("Declined.cause", f"{int(message.cause)} is unknown")
     return Declined(cause=cause, problem=text(message.problem, "Declined.problem"))
+
+
+_BODIES: dict[str, Callable[[federation.ReportRequest], ReportBody]] = {
+    "accepted": lambda _: Accepted(),
+    "trained": lambda message: _decode_trained(message.trained),
+    "submitted": lambda message: _decode_submitted(message.submitted),
+    "declined": lambda message: _decode_declined(message.declined),
+    "finished": lambda _: Finished(),
+    "prepared": lambda message: _decode_prepared(message.prepared),
+    "advertised": lambda message: decode_advertised(message.advertised),
+    "shared": lambda message: decode_shared(message.shared),
+    "masked": lambda message: _decode_masked(message.masked),
+    "confirmed": lambda message: decode_confirmed(message.confirmed),
+    "unmasked": lambda message: decode_unmasked(message.unmasked),
+}

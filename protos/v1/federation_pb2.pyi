@@ -140,6 +140,11 @@ class Instruction(_message.Message):
     TRAIN_FIELD_NUMBER: _builtins.int
     SUBMIT_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
+    ADVERTISE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    CONFIRM_FIELD_NUMBER: _builtins.int
+    UNMASK_FIELD_NUMBER: _builtins.int
     LAST_REPORT_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """another revision, another instruction"""
@@ -160,9 +165,19 @@ class Instruction(_message.Message):
     @_builtins.property
     def submit(self) -> Global___Submit: ...
     @_builtins.property
-    def finish(self) -> Global___Finish:
-        """20 to 23 are for secure aggregation: advertise, share, confirm, unmask"""
+    def finish(self) -> Global___Finish: ...
+    @_builtins.property
+    def advertise(self) -> Global___Advertise:
+        """secure aggregation; SPEC and its clauses: security/SPEC.md"""
 
+    @_builtins.property
+    def share(self) -> Global___Share: ...
+    @_builtins.property
+    def mask(self) -> Global___Mask: ...
+    @_builtins.property
+    def confirm(self) -> Global___Confirm: ...
+    @_builtins.property
+    def unmask(self) -> Global___Unmask: ...
     def __init__(
         self,
         *,
@@ -174,13 +189,18 @@ class Instruction(_message.Message):
         train: Global___Train | None = ...,
         submit: Global___Submit | None = ...,
         finish: Global___Finish | None = ...,
+        advertise: Global___Advertise | None = ...,
+        share: Global___Share | None = ...,
+        mask: Global___Mask | None = ...,
+        confirm: Global___Confirm | None = ...,
+        unmask: Global___Unmask | None = ...,
         last_report: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "round", b"round", "run_spec", b"run_spec", "submit", b"submit", "task", b"task", "train", b"train", "wait", b"wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["advertise", b"advertise", "confirm", b"confirm", "finish", b"finish", "mask", b"mask", "round", b"round", "run_spec", b"run_spec", "share", b"share", "submit", b"submit", "task", b"task", "train", b"train", "unmask", b"unmask", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "last_report", b"last_report", "revision", b"revision", "round", b"round", "run_spec", b"run_spec", "seconds_left", b"seconds_left", "submit", b"submit", "task", b"task", "train", b"train", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advertise", b"advertise", "confirm", b"confirm", "finish", b"finish", "last_report", b"last_report", "mask", b"mask", "revision", b"revision", "round", b"round", "run_spec", b"run_spec", "seconds_left", b"seconds_left", "share", b"share", "submit", b"submit", "task", b"task", "train", b"train", "unmask", b"unmask", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["wait", "train", "submit", "finish"]  # noqa: Y015
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["wait", "train", "submit", "finish", "advertise", "share", "mask", "confirm", "unmask"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_task) -> _WhichOneofReturnType_task | None: ...
 
@@ -301,6 +321,315 @@ class Submit(_message.Message):
 Global___Submit: _TypeAlias = Submit  # noqa: Y015
 
 @_typing.final
+class Advertise(_message.Message):
+    """Secure aggregation, R0: check what the round is about, make keys and sign them (SPEC 10.1)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROSTER_FIELD_NUMBER: _builtins.int
+    MEMBERSHIP_VERSION_FIELD_NUMBER: _builtins.int
+    MEMBERSHIP_DIGEST_FIELD_NUMBER: _builtins.int
+    LAYOUT_DIGEST_FIELD_NUMBER: _builtins.int
+    SEGMENTS_FIELD_NUMBER: _builtins.int
+    BROADCAST_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    membership_version: _builtins.int
+    membership_digest: _builtins.bytes
+    """32 bytes (SPEC 5.3)"""
+    layout_digest: _builtins.bytes
+    """32 bytes"""
+    context: _builtins.bytes
+    """ctx0 (SPEC 9.3), 32 bytes"""
+    @_builtins.property
+    def roster(self) -> _containers.RepeatedCompositeFieldContainer[Global___RosterSite]:
+        """sites that were ready when training closed, sorted"""
+
+    @_builtins.property
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___SegmentTerms]:
+        """in the layout's order"""
+
+    @_builtins.property
+    def broadcast(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedHash]:
+        """all artefacts of this round's broadcast"""
+
+    @_builtins.property
+    def previous(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """contributors to the last opened sum, sorted"""
+
+    def __init__(
+        self,
+        *,
+        roster: _abc.Iterable[Global___RosterSite] | None = ...,
+        membership_version: _builtins.int = ...,
+        membership_digest: _builtins.bytes = ...,
+        layout_digest: _builtins.bytes = ...,
+        segments: _abc.Iterable[Global___SegmentTerms] | None = ...,
+        broadcast: _abc.Iterable[Global___NamedHash] | None = ...,
+        previous: _abc.Iterable[_builtins.str] | None = ...,
+        context: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broadcast", b"broadcast", "context", b"context", "layout_digest", b"layout_digest", "membership_digest", b"membership_digest", "membership_version", b"membership_version", "previous", b"previous", "roster", b"roster", "segments", b"segments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Advertise: _TypeAlias = Advertise  # noqa: Y015
+
+@_typing.final
+class RosterSite(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    MODALITIES_FIELD_NUMBER: _builtins.int
+    site: _builtins.str
+    @_builtins.property
+    def modalities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """sorted"""
+
+    def __init__(
+        self,
+        *,
+        site: _builtins.str = ...,
+        modalities: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["modalities", b"modalities", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RosterSite: _TypeAlias = RosterSite  # noqa: Y015
+
+@_typing.final
+class SegmentTerms(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    LEAST_OPEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    values: _builtins.int
+    least_open: _builtins.int
+    """smallest count of contributors among its open slots; 0 if none is open"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _builtins.int = ...,
+        least_open: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["least_open", b"least_open", "name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SegmentTerms: _TypeAlias = SegmentTerms  # noqa: Y015
+
+@_typing.final
+class NamedHash(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """a segment's name, "anchors" or "start" """
+    sha256: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamedHash: _TypeAlias = NamedHash  # noqa: Y015
+
+@_typing.final
+class Share(_message.Message):
+    """R1: share secrets with these sites (SPEC 10.4)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdvertisedKeys]:
+        """U1, sorted by site"""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[Global___AdvertisedKeys] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Share: _TypeAlias = Share  # noqa: Y015
+
+@_typing.final
+class AdvertisedKeys(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    CHANNEL_KEY_FIELD_NUMBER: _builtins.int
+    MASK_KEY_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    site: _builtins.str
+    channel_key: _builtins.bytes
+    """X25519, 32 bytes"""
+    mask_key: _builtins.bytes
+    """X25519, 32 bytes"""
+    signature: _builtins.bytes
+    """Ed25519, 64 bytes"""
+    def __init__(
+        self,
+        *,
+        site: _builtins.str = ...,
+        channel_key: _builtins.bytes = ...,
+        mask_key: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_key", b"channel_key", "mask_key", b"mask_key", "signature", b"signature", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdvertisedKeys: _TypeAlias = AdvertisedKeys  # noqa: Y015
+
+@_typing.final
+class Mask(_message.Message):
+    """R2: mask the contribution, report masked, upload, report submitted (SPEC 10.6)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARERS_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sharers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """U2, sorted"""
+
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___SealedShare]:
+        """from the others of U2, sorted by site"""
+
+    def __init__(
+        self,
+        *,
+        sharers: _abc.Iterable[_builtins.str] | None = ...,
+        shares: _abc.Iterable[Global___SealedShare] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sharers", b"sharers", "shares", b"shares"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mask: _TypeAlias = Mask  # noqa: Y015
+
+@_typing.final
+class SealedShare(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
+    site: _builtins.str
+    """the other end"""
+    sealed: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        site: _builtins.str = ...,
+        sealed: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sealed", b"sealed", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealedShare: _TypeAlias = SealedShare  # noqa: Y015
+
+@_typing.final
+class Confirm(_message.Message):
+    """R3: sign who survived (SPEC 10.8)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SURVIVORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def survivors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """U3, sorted"""
+
+    def __init__(
+        self,
+        *,
+        survivors: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["survivors", b"survivors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Confirm: _TypeAlias = Confirm  # noqa: Y015
+
+@_typing.final
+class Unmask(_message.Message):
+    """R4: check the signatures, then open what may be opened (SPEC 10.9)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNATURES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def signatures(self) -> _containers.RepeatedCompositeFieldContainer[Global___SurvivorSignature]:
+        """sorted by site"""
+
+    def __init__(
+        self,
+        *,
+        signatures: _abc.Iterable[Global___SurvivorSignature] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signatures", b"signatures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unmask: _TypeAlias = Unmask  # noqa: Y015
+
+@_typing.final
+class SurvivorSignature(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    site: _builtins.str
+    signature: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        site: _builtins.str = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SurvivorSignature: _TypeAlias = SurvivorSignature  # noqa: Y015
+
+@_typing.final
 class Finish(_message.Message):
     """The run is over; score and keep the model."""
 
@@ -342,6 +671,12 @@ class ReportRequest(_message.Message):
     SUBMITTED_FIELD_NUMBER: _builtins.int
     DECLINED_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    PREPARED_FIELD_NUMBER: _builtins.int
+    ADVERTISED_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
+    MASKED_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    UNMASKED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """grows by one with each new report of a site"""
     @_builtins.property
@@ -355,9 +690,21 @@ class ReportRequest(_message.Message):
     @_builtins.property
     def declined(self) -> Global___Declined: ...
     @_builtins.property
-    def finished(self) -> Global___Finished:
-        """20 to 23 are for secure aggregation: advertised, shared, confirmed, unmasked"""
+    def finished(self) -> Global___Finished: ...
+    @_builtins.property
+    def prepared(self) -> Global___Prepared:
+        """secure aggregation"""
 
+    @_builtins.property
+    def advertised(self) -> Global___Advertised: ...
+    @_builtins.property
+    def shared(self) -> Global___Shared: ...
+    @_builtins.property
+    def masked(self) -> Global___Masked: ...
+    @_builtins.property
+    def confirmed(self) -> Global___Confirmed: ...
+    @_builtins.property
+    def unmasked(self) -> Global___Unmasked: ...
     def __init__(
         self,
         *,
@@ -368,12 +715,18 @@ class ReportRequest(_message.Message):
         submitted: Global___Submitted | None = ...,
         declined: Global___Declined | None = ...,
         finished: Global___Finished | None = ...,
+        prepared: Global___Prepared | None = ...,
+        advertised: Global___Advertised | None = ...,
+        shared: Global___Shared | None = ...,
+        masked: Global___Masked | None = ...,
+        confirmed: Global___Confirmed | None = ...,
+        unmasked: Global___Unmasked | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "declined", b"declined", "finished", b"finished", "report", b"report", "round", b"round", "submitted", b"submitted", "trained", b"trained"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "advertised", b"advertised", "confirmed", b"confirmed", "declined", b"declined", "finished", b"finished", "masked", b"masked", "prepared", b"prepared", "report", b"report", "round", b"round", "shared", b"shared", "submitted", b"submitted", "trained", b"trained", "unmasked", b"unmasked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "declined", b"declined", "finished", b"finished", "report", b"report", "round", b"round", "sequence", b"sequence", "submitted", b"submitted", "trained", b"trained"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "advertised", b"advertised", "confirmed", b"confirmed", "declined", b"declined", "finished", b"finished", "masked", b"masked", "prepared", b"prepared", "report", b"report", "round", b"round", "sequence", b"sequence", "shared", b"shared", "submitted", b"submitted", "trained", b"trained", "unmasked", b"unmasked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["accepted", "trained", "submitted", "declined", "finished"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["accepted", "trained", "submitted", "declined", "finished", "prepared", "advertised", "shared", "masked", "confirmed", "unmasked"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
@@ -470,6 +823,207 @@ class SegmentSlice(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SegmentSlice: _TypeAlias = SegmentSlice  # noqa: Y015
+
+@_typing.final
+class Prepared(_message.Message):
+    """Training is done and a contribution lies ready that leaves the site masked only; nothing is said of its content."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEGMENTS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    seconds: _builtins.float
+    """of training, for deadlines"""
+    @_builtins.property
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___SegmentSlice]: ...
+    def __init__(
+        self,
+        *,
+        segments: _abc.Iterable[Global___SegmentSlice] | None = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seconds", b"seconds", "segments", b"segments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Prepared: _TypeAlias = Prepared  # noqa: Y015
+
+@_typing.final
+class Advertised(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNEL_KEY_FIELD_NUMBER: _builtins.int
+    MASK_KEY_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    channel_key: _builtins.bytes
+    mask_key: _builtins.bytes
+    signature: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        channel_key: _builtins.bytes = ...,
+        mask_key: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_key", b"channel_key", "mask_key", b"mask_key", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Advertised: _TypeAlias = Advertised  # noqa: Y015
+
+@_typing.final
+class Shared(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMITMENTS_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def commitments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """32 bytes per segment of the site, in order"""
+
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___SealedShare]:
+        """for the others of U1, sorted by site"""
+
+    def __init__(
+        self,
+        *,
+        commitments: _abc.Iterable[_builtins.bytes] | None = ...,
+        shares: _abc.Iterable[Global___SealedShare] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commitments", b"commitments", "shares", b"shares"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shared: _TypeAlias = Shared  # noqa: Y015
+
+@_typing.final
+class Masked(_message.Message):
+    """The masked vector lies ready and will be uploaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def manifest(self) -> Global___VectorManifest: ...
+    def __init__(
+        self,
+        *,
+        manifest: Global___VectorManifest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Masked: _TypeAlias = Masked  # noqa: Y015
+
+@_typing.final
+class Confirmed(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    signature: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Confirmed: _TypeAlias = Confirmed  # noqa: Y015
+
+@_typing.final
+class Unmasked(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEEDS_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def seeds(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeedShare]:
+        """sorted by site, then in the order of segments"""
+
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyShare]:
+        """sorted by site"""
+
+    def __init__(
+        self,
+        *,
+        seeds: _abc.Iterable[Global___SeedShare] | None = ...,
+        keys: _abc.Iterable[Global___KeyShare] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "seeds", b"seeds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unmasked: _TypeAlias = Unmasked  # noqa: Y015
+
+@_typing.final
+class SeedShare(_message.Message):
+    """A share of a survivor's seed for one segment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    site: _builtins.str
+    segment: _builtins.str
+    share: _builtins.bytes
+    """33 bytes"""
+    def __init__(
+        self,
+        *,
+        site: _builtins.str = ...,
+        segment: _builtins.str = ...,
+        share: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["segment", b"segment", "share", b"share", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SeedShare: _TypeAlias = SeedShare  # noqa: Y015
+
+@_typing.final
+class KeyShare(_message.Message):
+    """A share of the mask private key of a site that dropped out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    site: _builtins.str
+    share: _builtins.bytes
+    """33 bytes"""
+    def __init__(
+        self,
+        *,
+        site: _builtins.str = ...,
+        share: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["share", b"share", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyShare: _TypeAlias = KeyShare  # noqa: Y015
 
 @_typing.final
 class Submitted(_message.Message):
