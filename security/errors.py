@@ -83,3 +83,39 @@ class MembershipError(SecurityError):
 
 class AuditError(SecurityError):
     """An audit log was altered, shortened, reordered or forked."""
+
+
+class SecureAggregationError(SecurityError):
+    """A round of secure aggregation cannot go on as asked; nothing is sent instead."""
+
+
+class ContextError(SecureAggregationError):
+    """What the coordinator says of a round is not what the site knows, or not within what was agreed before."""
+
+
+class RosterError(SecureAggregationError):
+    """A set of sites is not what it must be: unsorted, strangers in it, too few, or without this site."""
+
+
+class SignatureError(SecureAggregationError):
+    """A signature is not its site's over what it should be."""
+
+
+class SmallCohortError(SecureAggregationError):
+    """Fewer sites than this site demands: what would be opened could be traced to one of them."""
+
+
+class EquivocationError(SecureAggregationError):
+    """Another answer was asked for than the one that was given."""
+
+
+class SpentError(SecureAggregationError):
+    """The update was sent before; sending it again would let two sums be compared."""
+
+
+class ShareError(SecureAggregationError):
+    """A share, or a bundle of shares, is malformed or does not open."""
+
+
+class OpeningError(SecureAggregationError):
+    """The coordinator cannot open the sum."""

@@ -1,0 +1,62 @@
+"""R4: give what opens the sum, one kind of share per site, only where enough sites are in it (SPEC 10.9, 10.10)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from security.errors import EquivocationError, RosterError, SmallCohortError
+from security.secagg.confirm import check_confirmation
+from security.secagg.state import Answer, SiteState, shared
+from security.secagg.terms import COMMON, Demands, Setting
+
+
+def unmask(state: SiteState, signatures: Mapping[str, bytes], demands: Demands) -> SiteState:
+    """Check that enough sites signed the same survivors, then give exactly one kind of share per site (SPEC 10.9).
+
+    Args:
+        state: After `confirm`.
+        signatures: Confirmations by site.
+        demands: Of this site.
+
+    Raises:
+        EquivocationError: If no survivors were signed before.
+        RosterError, SignatureError: If a signature does not hold, or too few are there.
+        SmallCohortError: If no segment may be opened.
+    """
+    keys = shared(state)
+    if not state.survivors:
+        raise EquivocationError("this site has not signed who survived")
+    if state.answer is not None:
+        return state
+    for site, signature in signatures.items():
+        check_confirmation(keys, state.sharers, state.survivors, site, signature)
+    if len(signatures.keys() | {state.site}) < keys.threshold:
+        raise RosterError(f"{len(signatures)} sites signed who survived, {keys.threshold} are needed")
+    opened = open_segments(state.setting, state.survivors, demands, own=state.site)
+    seeds: dict[str, dict[str, bytes]] = {}
+    lost: dict[str, bytes] = {}
+    for peer, shares in state.shares.items():
+        if peer not in state.survivors:
+            lost[peer] = shares[0]
+            continue
+        names = (segment.name for segment in state.setting.segments_of(peer))
+        seeds[peer] = {name: found for name, found in zip(names, shares[1:], strict=True) if name in opened}
+    return replace(state, answer=Answer(site=state.site, seeds=seeds, keys=lost))
+
+
+def open_segments(setting: Setting, survivors: Sequence[str], demands: Demands, *, own: str) -> frozenset[str]:
+    """Return the segments that a site helps to open (SPEC 10.10).
+
+    Raises:
+        SmallCohortError: If there is none, with the reason of the common one.
+    """
+    reasons: dict[str, SmallCohortError] = {}
+    for segment in setting.segments:
+        try:
+            demands.check_open(setting, segment, survivors, own=own)
+        except SmallCohortError as error:
+            reasons[segment.name] = error
+    if len(reasons) == len(setting.segments):
+        raise reasons[COMMON]
+    return frozenset(segment.name for segment in setting.segments if segment.name not in reasons)
