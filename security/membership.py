@@ -1,7 +1,8 @@
 """The membership list: which sites count, with which identity keys and modalities (SPEC 5).
 
 Signed offline with the membership key, which the coordinator does not have: a coordinator that certifies a site that
-is not listed gains nothing. A list is valid in one form only: sorted, without duplicates.
+is not listed gains nothing. A list is valid in one form only: sorted, without duplicates. It also says over how few
+sites anything may be summed; each site may demand more, none less (SPEC 10.10).
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from security.errors import IdentityError, MembershipError
 from security.identity import check_consortium, check_id
 from security.keys import IDENTITY_KEY_BYTES, verify_signature
 
+LEAST_COHORT = 3
+MOST_COHORT = 4096
+DEFAULT_COHORT = 4
 _LABEL = "fedmepd/membership"
+_VERSION = 2
 _SKEW = timedelta(minutes=5)
 
 
@@ -81,15 +86,17 @@ class MembershipList:
         consortium: Name of the consortium.
         version: Grows with each list; from 1.
         issued_at: When it was made.
+        minimum_cohort: The fewest sites over which anything may be summed, 3 to 4096.
         members: Sorted by site.
 
     Raises:
-        MembershipError: If members are not sorted, or two share an id or an identity key.
+        MembershipError: If a field is out of range, members are not sorted, or two share an id or an identity key.
     """
 
     consortium: str
     version: int
     issued_at: datetime
+    minimum_cohort: int = DEFAULT_COHORT
     members: tuple[Member, ...]
 
     def __post_init__(self) -> None:
@@ -100,6 +107,7 @@ class MembershipList:
         if not 1 <= self.version < 1 << 64:
             raise MembershipError(f"the membership version {self.version} is not from 1 to 2^64 - 1")
         moment(self.issued_at)
+        check_minimum_cohort(self.minimum_cohort)
         if twice := _repeated(member.site for member in self.members):
             raise MembershipError(f"the site {twice} is listed twice", remedy="list each site once")
         if not _is_increasing([member.site for member in self.members]):
@@ -112,8 +120,15 @@ class MembershipList:
     @property
     def encoded(self) -> bytes:
         """The canonical bytes, which are signed (SPEC 5.2)."""
-        members = (member.encoded for member in self.members)
-        return frame(_LABEL, 1, text(self.consortium), integer(self.version), moment(self.issued_at), *members)
+        return frame(
+            _LABEL,
+            _VERSION,
+            text(self.consortium),
+            integer(self.version),
+            moment(self.issued_at),
+            integer(self.minimum_cohort),
+            *(member.encoded for member in self.members),
+        )
 
     @property
     def digest(self) -> str:
@@ -154,6 +169,22 @@ class SignedMembership:
 
     unverified: MembershipList
     signature: bytes
+
+
+def check_minimum_cohort(sites: int) -> None:
+    """Check that sums over so many sites may be allowed (SPEC 5.2).
+
+    Raises:
+        MembershipError: If they are fewer than 3 or more than 4096; says why.
+    """
+    if sites < LEAST_COHORT:
+        raise MembershipError(
+            f"the minimum cohort {sites} is below {LEAST_COHORT}: of a sum over two sites, either takes its own update "
+            "away and reads the other's",
+            remedy=f"choose {LEAST_COHORT} at least, better {DEFAULT_COHORT}",
+        )
+    if sites > MOST_COHORT:
+        raise MembershipError(f"the minimum cohort {sites} is above {MOST_COHORT}")
 
 
 def sign(membership: MembershipList, membership_key: Ed25519PrivateKey) -> SignedMembership:
@@ -215,10 +246,15 @@ def check_succession(current: MembershipList, candidate: MembershipList) -> None
 
 
 def diff(old: MembershipList | None, new: MembershipList) -> tuple[str, ...]:
-    """Return, one line per change, what a person should read before signing."""
+    """Return, one line per change, what a person should read before signing.
+
+    First the version; then `!` the minimum cohort if it changes, or if it is below the default in a first list; then
+    the sites, `+` new, `-` gone, `~` changed.
+    """
     before = {member.site: member for member in old.members} if old else {}
     after = {member.site: member for member in new.members}
     lines = [f"version {old.version if old else 0} -> {new.version}"]
+    lines += _cohort_change(old.minimum_cohort if old else DEFAULT_COHORT, new.minimum_cohort)
     for site in sorted(before.keys() | after.keys()):
         if site not in before:
             lines.append(f"+ {site}: {'; '.join(_described(after[site]).values())}")
@@ -228,6 +264,17 @@ def diff(old: MembershipList | None, new: MembershipList) -> tuple[str, ...]:
             was, becomes = _described(before[site]), _described(after[site])
             lines += [f"~ {site}: {was[what]} -> {becomes[what]}" for what in was if was[what] != becomes[what]]
     return tuple(lines)
+
+
+def _cohort_change(before: int, after: int) -> list[str]:
+    if after == before:
+        return []
+    if after < before:
+        fewest = "three" if after == LEAST_COHORT else str(after)
+        meaning = f"sums over {fewest} sites become possible"
+    else:
+        meaning = f"sums over fewer than {after} sites are no longer possible"
+    return [f"! minimum cohort {before} -> {after}: {meaning}"]
 
 
 def _described(member: Member) -> dict[str, str]:

@@ -59,6 +59,7 @@ def _document(membership: MembershipList) -> dict[str, Any]:
         "consortium": membership.consortium,
         "version": membership.version,
         "issued_at": strict_json.written(membership.issued_at),
+        "minimum_cohort": membership.minimum_cohort,
         "members": [
             {
                 "site": member.site,
@@ -73,11 +74,17 @@ def _document(membership: MembershipList) -> dict[str, Any]:
 
 
 def _membership(found: dict[str, Any]) -> MembershipList:
-    strict_json.fields(found, consortium=str, version=int, issued_at=str, members=list)
+    if "issued_at" in found and "minimum_cohort" not in found:
+        raise MembershipError(
+            "the membership list says no minimum cohort: it was made by a version before there was one",
+            remedy="sign a new one: fedmepd-admin membership sign",
+        )
+    strict_json.fields(found, consortium=str, version=int, issued_at=str, minimum_cohort=int, members=list)
     return MembershipList(
         consortium=found["consortium"],
         version=found["version"],
         issued_at=strict_json.instant(found["issued_at"]),
+        minimum_cohort=found["minimum_cohort"],
         members=tuple(_member(entry) for entry in found["members"]),
     )
 

@@ -191,7 +191,7 @@ def test_a_due_renewal_happens_silently(fed: Served) -> None:
     after = folder.load(None).facts
     assert after.serial != before.serial
     assert fed.registry.member(Role.AUDITOR, "rex").serial == after.serial
-    later = before.not_after
+    later = after.not_after
     with patch("coordinator.cli.admin.connection.datetime", Late):
         said = fed.admin("runs", "list", who="rex")
     assert (said.code, "your certificate expired" in said.err) == (2, True)
@@ -254,6 +254,56 @@ def test_a_list_is_signed_on_another_machine(fed: Served) -> None:
     said = fed.admin("membership", "publish", signed)
     assert "is in force" in said.out
     assert "kiel" in fed.registry.admitted_sites()
+
+
+def cohort_in_force(fed: Served) -> int:
+    return int(json.loads(fed.admin("membership", "show", "--json").out)["minimum_cohort"])
+
+
+def test_the_minimum_cohort_is_changed_loudly_and_stays_until_it_is_changed_again(fed: Served) -> None:
+    site(fed, "nice", "t1")
+    where = ("--consortium-dir", fed.folder / "consortium", "--yes")
+    assert fed.admin("membership", "sign", *where).code == 0
+    assert cohort_in_force(fed) == 4
+    said = fed.admin("membership", "sign", *where, "--minimum-cohort", "3")
+    assert said.code == 0, said.err
+    assert "! minimum cohort 4 -> 3: sums over three sites become possible" in said.out.splitlines()
+    assert cohort_in_force(fed) == 3
+    assert "minimum cohort 3: nothing is summed over fewer sites" in fed.admin("membership", "show").out
+    assert "nothing has changed" in fed.admin("membership", "sign", *where).out
+    site(fed, "oslo", "t1")
+    kept = fed.admin("membership", "sign", *where)
+    assert (kept.code, "!" in kept.out, ", minimum cohort 3\n" in kept.out) == (0, False, True)
+    assert cohort_in_force(fed) == 3
+    raised = fed.admin("membership", "sign", *where, "--minimum-cohort", "4")
+    assert "! minimum cohort 3 -> 4: sums over fewer than 4 sites are no longer possible" in raised.out
+
+
+def test_where_the_key_is_a_prepared_minimum_cohort_below_the_default_is_loud(fed: Served) -> None:
+    plain, signed = fed.folder / "low.json", fed.folder / "low-signed.json"
+    assert fed.admin("membership", "prepare", plain, "--minimum-cohort", "3").code == 0
+    words = (plain, "--consortium-dir", fed.folder / "consortium", "--out", signed, "--yes")
+    said = fed.admin("membership", "sign", *words, who="nobody")
+    assert "! minimum cohort 4 -> 3: sums over three sites become possible" in said.out
+    assert json.loads(signed.read_text())["minimum_cohort"] == 3
+    assert fed.admin("membership", "sign", *words, "--minimum-cohort", "5", who="nobody").code == 0
+    assert json.loads(signed.read_text())["minimum_cohort"] == 5
+
+
+def test_a_minimum_cohort_below_three_is_refused_before_anything_is_asked(fed: Served) -> None:
+    for words in (("sign", "--consortium-dir", fed.folder / "nowhere"), ("prepare", fed.folder / "never.json")):
+        said = fed.admin("membership", *words, "--minimum-cohort", "2", who="nobody")
+        assert (said.code, "is below 3: of a sum over two sites" in said.err) == (2, True)
+
+
+def test_a_prepared_list_from_before_the_minimum_cohort_is_refused(fed: Served) -> None:
+    plain = fed.folder / "old.json"
+    assert fed.admin("membership", "prepare", plain).code == 0
+    old = json.loads(plain.read_text())
+    del old["minimum_cohort"]
+    plain.write_text(json.dumps(old))
+    said = fed.admin("membership", "sign", plain, "--consortium-dir", fed.folder / "consortium", "--yes", who="nobody")
+    assert (said.code, "sign a new one" in said.err) == (2, True)
 
 
 def test_a_site_is_approved_by_its_id(fed: Served) -> None:

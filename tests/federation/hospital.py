@@ -53,7 +53,7 @@ from protos.v1.federation_pb2_grpc import FederationStub
 from security import keys
 from security.folders import ConsortiumFolder, IdentityFolder, IssuerFolder
 from security.identity import Identity, Role
-from security.membership import Member, MembershipList, sign
+from security.membership import DEFAULT_COHORT, Member, MembershipList, sign
 from security.membership_file import to_json
 from security.pki.certificates import join_bundle
 
@@ -126,10 +126,12 @@ class Hospital:
     Args:
         folder: Where everything goes.
         sites: Modalities by site.
+        minimum_cohort: That of the signed list.
     """
 
     folder: Path
     sites: dict[str, tuple[str, ...]]
+    minimum_cohort: int = DEFAULT_COHORT
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def found(self) -> None:
@@ -198,7 +200,13 @@ class Hospital:
             for row in sorted(made.registry.members(), key=lambda row: row.member_id)
             if row.role == "site"
         )
-        listed = MembershipList(consortium="test", version=version, issued_at=self.now, members=members)
+        listed = MembershipList(
+            consortium="test",
+            version=version,
+            issued_at=self.now,
+            minimum_cohort=self.minimum_cohort,
+            members=members,
+        )
         made.registry.publish(to_json(sign(listed, consortium.membership_key)), actor="test")
 
     @asynccontextmanager

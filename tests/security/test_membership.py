@@ -68,6 +68,7 @@ def test_a_rollback_is_refused(members, now):
     "change",
     [
         lambda made, _: replace(made, version=4),
+        lambda made, _: replace(made, minimum_cohort=3),
         lambda made, _: replace(made, members=made.members[:1]),
         lambda made, _: replace(made, members=()),
         lambda made, day: replace(made, issued_at=made.issued_at - day),
@@ -109,6 +110,58 @@ def test_duplicates_and_disorder_cannot_be_constructed(members, make):
     for field in ({"version": 0}, {"version": 2**64}, {"consortium": "No Name"}):
         with pytest.raises(MembershipError):
             replace(members, **field)
+
+
+@pytest.mark.parametrize("sites", [3, 4, 4096])
+def test_a_minimum_cohort_in_its_range_survives_the_file(members, now, sites):
+    listed = replace(members, minimum_cohort=sites)
+    assert check(from_json(to_json(sign(listed, KEY))), now).minimum_cohort == sites
+    assert unsigned_from_json(unsigned_to_json(listed)) == listed
+
+
+def test_the_minimum_cohort_is_four_unless_said_otherwise(members):
+    assert members.minimum_cohort == 4
+
+
+@pytest.mark.parametrize("sites", [-1, 0, 1, 2])
+def test_a_minimum_cohort_below_three_is_refused_with_the_reason(members, sites):
+    with pytest.raises(MembershipError, match=f"minimum cohort {sites} is below 3: of a sum over two sites"):
+        replace(members, minimum_cohort=sites)
+    document = json.loads(to_json(sign(members, KEY))) | {"minimum_cohort": sites}
+    with pytest.raises(MembershipError, match="is below 3"):
+        from_json(json.dumps(document).encode())
+
+
+def test_a_minimum_cohort_above_its_range_is_refused(members):
+    with pytest.raises(MembershipError, match="4097 is above 4096"):
+        replace(members, minimum_cohort=4097)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        (4, 3, "! minimum cohort 4 -> 3: sums over three sites become possible"),
+        (6, 4, "! minimum cohort 6 -> 4: sums over 4 sites become possible"),
+        (3, 5, "! minimum cohort 3 -> 5: sums over fewer than 5 sites are no longer possible"),
+    ],
+)
+def test_a_diff_is_loud_about_another_minimum_cohort(members, before, after, line):
+    old, new = replace(members, minimum_cohort=before), replace(members, minimum_cohort=after, version=4)
+    assert diff(old, new) == ("version 3 -> 4", line)
+
+
+def test_a_diff_is_loud_about_a_first_list_below_the_default(members):
+    lines = diff(None, replace(members, minimum_cohort=3))
+    assert lines[1] == "! minimum cohort 4 -> 3: sums over three sites become possible"
+    assert not [line for line in diff(None, members) if line.startswith("!")]
+
+
+def test_a_list_from_before_the_minimum_cohort_says_sign_a_new_one(members):
+    for document, read in ((to_json(sign(members, KEY)), from_json), (unsigned_to_json(members), unsigned_from_json)):
+        old = json.loads(document)
+        del old["minimum_cohort"]
+        with pytest.raises(MembershipError, match=r"no minimum cohort.*sign a new one"):
+            read(json.dumps(old).encode())
 
 
 @pytest.mark.parametrize(
@@ -186,6 +239,9 @@ def test_malformed_files_are_refused(damage):
     [
         ("version", True),
         ("version", "3"),
+        ("minimum_cohort", True),
+        ("minimum_cohort", "4"),
+        ("minimum_cohort", 3.5),
         ("issued_at", "2030-01-01T00:00:00"),
         ("issued_at", "1960-01-01T00:00:00+00:00"),
         ("members", [3]),

@@ -28,6 +28,14 @@ _Prepared = Annotated[
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="The file.", show_default=False)]
 _Out = Annotated[Path | None, typer.Option("--out", help="Write the signed list here instead of publishing it.")]
 _Days = Annotated[int, typer.Option("--days", min=1, max=3650, help="How long new entries are valid.")]
+_Cohort = Annotated[
+    int | None,
+    typer.Option(
+        "--minimum-cohort",
+        metavar="N",
+        help="Fewest sites over which anything may be summed, 3 at least; as it is if not given, at first 4.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -60,6 +68,7 @@ def show(identity: options.Identity, as_json: options.Json = False) -> None:
         typer.echo("There is no membership list yet: fedmepd-admin membership sign.")
         return
     typer.echo(f"version {current.version} of {current.issued_at:%Y-%m-%d %H:%M} UTC, digest {current.digest}")
+    typer.echo(f"minimum cohort {current.minimum_cohort}: nothing is summed over fewer sites")
     rows = [
         (m.site, ", ".join(m.modalities), f"{m.valid_from:%Y-%m-%d}", f"{m.valid_until:%Y-%m-%d}", m.identity_key.hex())
         for m in current.members
@@ -67,7 +76,7 @@ def show(identity: options.Identity, as_json: options.Json = False) -> None:
     print_table(("site", "modalities", "from", "until", "identity key"), rows, empty="It is empty.")
 
 
-def prepare(file: _File, identity: options.Identity, days: _Days = 365) -> None:
+def prepare(file: _File, identity: options.Identity, days: _Days = 365, minimum_cohort: _Cohort = None) -> None:
     """Write the list that would be signed now to a file, for the machine where the membership key is.
 
     Example: fedmepd-admin membership prepare list.json
@@ -75,8 +84,9 @@ def prepare(file: _File, identity: options.Identity, days: _Days = 365) -> None:
     from coordinator.cli.admin.connection import connected
     from security import files, membership_file
 
+    _check_cohort(minimum_cohort)
     with connected(identity) as connection:
-        current, new = _proposal(connection, days)
+        current, new = _proposal(connection, days, minimum_cohort)
     _show_difference(current, new)
     files.replace(file, membership_file.unsigned_to_json(new), files.PUBLIC)
     typer.echo(f"written to {file}; next: fedmepd-admin membership sign {file} --consortium-dir DIR --out signed.json")
@@ -88,12 +98,14 @@ def sign(
     file: _Prepared = None,
     out: _Out = None,
     days: _Days = 365,
+    minimum_cohort: _Cohort = None,
     yes: options.Yes = False,
 ) -> None:
     """Sign the list of all enrolled sites, after you have read how it differs from the one in force.
 
     Without FILE the enrolled sites are fetched; with FILE and --out no connection is needed. Without --out the signed
-    list is published. Read the identity keys: they are what you vouch for.
+    list is published. Read the identity keys: they are what you vouch for. A lower minimum cohort lets the coordinator
+    see sums over fewer sites, at every site that does not demand more itself.
 
     Example: fedmepd-admin membership sign --consortium-dir /media/usb/consortium
     """
@@ -101,14 +113,15 @@ def sign(
     from coordinator.errors import ConfigError
     from security.folders import ConsortiumFolder
 
+    _check_cohort(minimum_cohort)
     trust = ConsortiumFolder(consortium_dir).read_trust()
     if file is not None:
-        new = _read_prepared(file)
+        new = _read_prepared(file, minimum_cohort)
         _show_difference(None, new)
     else:
         with connected(identity) as connection:
-            current, new = _proposal(connection, days)
-        if current is not None and current.members == new.members:
+            current, new = _proposal(connection, days, minimum_cohort)
+        if current is not None and _says(current) == _says(new):
             typer.echo(f"nothing has changed since version {current.version}")
             return
         _show_difference(current, new)
@@ -133,7 +146,19 @@ def publish(file: _File, identity: options.Identity) -> None:
     _publish(document, identity)
 
 
-def _read_prepared(file: Path) -> MembershipList:
+def _check_cohort(asked: int | None) -> None:
+    """Refuse a minimum cohort that no list can have before anybody is asked for anything."""
+    from security.membership import check_minimum_cohort
+
+    if asked is not None:
+        check_minimum_cohort(asked)
+
+
+def _says(listed: MembershipList) -> tuple[object, ...]:
+    return listed.minimum_cohort, listed.members
+
+
+def _read_prepared(file: Path, minimum_cohort: int | None) -> MembershipList:
     from dataclasses import replace
 
     from coordinator.errors import ConfigError
@@ -143,7 +168,8 @@ def _read_prepared(file: Path) -> MembershipList:
         prepared = membership_file.unsigned_from_json(file.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read {file} ({error.strerror})") from error
-    return replace(prepared, issued_at=datetime.now(UTC))
+    cohort = prepared.minimum_cohort if minimum_cohort is None else minimum_cohort
+    return replace(prepared, issued_at=datetime.now(UTC), minimum_cohort=cohort)
 
 
 def _signed(new: MembershipList, consortium_dir: Path) -> bytes:
@@ -175,10 +201,12 @@ def _publish(document: bytes, identity: Path) -> None:
     typer.echo(f"membership list {reply.version} is in force")
 
 
-def _proposal(connection: Connection, days: int) -> tuple[MembershipList | None, MembershipList]:
+def _proposal(
+    connection: Connection, days: int, minimum_cohort: int | None
+) -> tuple[MembershipList | None, MembershipList]:
     """Return the list in force, and one of all sites enrolled now; entries that stay the same keep their validity."""
     from coordinator.cli.admin.members import fetch_members
-    from security.membership import Member, MembershipList
+    from security.membership import DEFAULT_COHORT, Member, MembershipList
 
     _, current = _in_force(connection)
     now = datetime.now(UTC).replace(microsecond=0)
@@ -197,10 +225,12 @@ def _proposal(connection: Connection, days: int) -> tuple[MembershipList | None,
             valid_until=now + timedelta(days=days),
         )
         members.append(kept if kept is not None and kept.valid_until > now + timedelta(days=30) else fresh)
+    kept_cohort = DEFAULT_COHORT if current is None else current.minimum_cohort
     return current, MembershipList(
         consortium=connection.loaded.trust.consortium,
         version=1 if current is None else current.version + 1,
         issued_at=now,
+        minimum_cohort=kept_cohort if minimum_cohort is None else minimum_cohort,
         members=tuple(sorted(members, key=lambda member: member.site)),
     )
 
@@ -221,12 +251,14 @@ def _in_force(connection: Connection) -> tuple[Any, MembershipList | None]:
 
 
 def _show_difference(old: MembershipList | None, new: MembershipList) -> None:
-    """Print what changes, one row per change."""
+    """Print what changes, one row per change; first, and loudly, another minimum cohort."""
     from coordinator.cli.admin.output import print_table
     from security.membership import diff
 
     signs = {"+": "new", "-": "gone", "~": "changed"}
     lines = diff(old, new)
-    typer.echo(f"membership of {new.consortium}, {lines[0]}")
-    rows = [(signs.get(line[:1], ""), *line[2:].partition(": ")[::2]) for line in lines[1:]]
+    typer.echo(f"membership of {new.consortium}, {lines[0]}, minimum cohort {new.minimum_cohort}")
+    for line in (line for line in lines if line.startswith("!")):
+        typer.secho(line, fg=typer.colors.RED, bold=True)
+    rows = [(signs[line[:1]], *line[2:].partition(": ")[::2]) for line in lines if line[:1] in signs]
     print_table(("", "site", "what"), rows, empty="No site changes.")
