@@ -19,7 +19,7 @@ import numpy.typing as npt
 from coordinator.errors import RefusedError
 from coordinator.ports import Input
 from fedmepd import durable
-from fedmepd.aggregation import Quantisation, vector_length
+from fedmepd.aggregation import Quantisation, parts_of, vector_length
 from fedmepd.fixed_point import FixedPoint
 from fedmepd.layout import Layout, Segment
 
@@ -83,16 +83,8 @@ def _add(segment: Segment, formats: Quantisation, file: FileIO, total: npt.NDArr
 
 def _windows(segment: Segment, formats: Quantisation) -> Iterator[tuple[int, int, FixedPoint]]:
     """Yield the windows of a segment's vector, each within one part of it."""
-    scalars = vector_length(segment) - segment.plain_values - segment.filter_values - 2 * segment.slots
-    parts = (
-        (segment.plain_values, formats.delta),
-        (segment.filter_values, formats.weighted),
-        (segment.slots, formats.weight),
-        (segment.slots, formats.count),
-        (scalars, formats.scalar),
-    )
     start = 0
-    for length, form in parts:
+    for length, form in parts_of(segment, formats):
         for first in range(start, start + length, _WINDOW):
             yield first, min(first + _WINDOW, start + length), form
         start += length

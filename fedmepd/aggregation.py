@@ -228,6 +228,18 @@ def _open_segment(
     return opened, scalar_values
 
 
+def parts_of(segment: Segment, formats: Quantisation) -> tuple[tuple[int, FixedPoint], ...]:
+    """Return length and format of the parts of a segment's vector, in their order."""
+    scalars = len(SCALARS) if segment.name == COMMON else 1
+    return (
+        (segment.plain_values, formats.delta),
+        (segment.filter_values, formats.weighted),
+        (segment.slots, formats.weight),
+        (segment.slots, formats.count),
+        (scalars, formats.scalar),
+    )
+
+
 def vector_length(segment: Segment) -> int:
     """Return how many integers a site contributes for a segment."""
     scalars = len(SCALARS) if segment.name == COMMON else 1

@@ -104,6 +104,12 @@ def advance(
     return SlotState(patience=count, weight=weight.astype(np.float32), status=status)
 
 
+def least_open(counts: npt.NDArray[np.int64], *, minimum: int, dropouts: int) -> int:
+    """Return the smallest count among the slots that may be summed in this round; 0 if there is none."""
+    open_counts = counts[open_slots(counts, minimum=minimum, dropouts=dropouts)]
+    return int(open_counts.min()) if len(open_counts) else 0
+
+
 def open_slots(counts: npt.NDArray[np.int64], *, minimum: int, dropouts: int) -> npt.NDArray[np.bool_]:
     """Return the slots that may be summed in this round.
 

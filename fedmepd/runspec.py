@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from fedmepd.aggregation import Quantisation, quantisation
 from fedmepd.errors import ConfigError, TaskError
@@ -21,7 +21,8 @@ from fedmepd.task import Task, load_task
 
 MOST_SITES = 4096
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_KEYS = {"run_id", "plan", "sites"}
+_KEYS = {"run_id", "plan", "sites", "aggregation"}
+Aggregation = Literal["secure", "plain"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +33,13 @@ class RunSpec:
         run_id: Names the run; no part of any random stream.
         plan: What is trained, and how.
         sites: Modalities in canonical order by site id, in the order of the run's roster.
+        aggregation: Whether the coordinator sees sums only, or every site's update; the sums are the same.
     """
 
     run_id: str
     plan: Plan
     sites: Mapping[str, tuple[str, ...]]
+    aggregation: Aggregation = "secure"
 
     @property
     def method(self) -> Method:
@@ -77,7 +80,12 @@ class RunSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that `spec_from_dict` reads back."""
         sites = [{"id": site, "modalities": list(own)} for site, own in self.sites.items()]
-        return {"run_id": self.run_id, "plan": dump_plan(self.plan), "sites": sites}
+        return {
+            "run_id": self.run_id,
+            "plan": dump_plan(self.plan),
+            "sites": sites,
+            "aggregation": self.aggregation,
+        }
 
 
 def spec_from_dict(data: object, *, source: str = "run specification") -> RunSpec:
@@ -96,18 +104,30 @@ def spec_from_dict(data: object, *, source: str = "run specification") -> RunSpe
         raise ConfigError(f"{source}: plan is not a table")
     run_id = _id(data["run_id"], f"{source}: run_id")
     plan = parse_plan(data["plan"], source=f"{source}: plan")
-    return RunSpec(run_id=run_id, plan=plan, sites=_sites(data["sites"], load_task(plan.task), source))
+    sites = _sites(data["sites"], load_task(plan.task), source)
+    return RunSpec(run_id=run_id, plan=plan, sites=sites, aggregation=_aggregation(data["aggregation"], source))
 
 
-def make_spec(plan: Plan, *, run_id: str, sites: Mapping[str, Sequence[str]]) -> RunSpec:
+def make_spec(
+    plan: Plan, *, run_id: str, sites: Mapping[str, Sequence[str]], aggregation: Aggregation = "secure"
+) -> RunSpec:
     """Build a checked specification from a plan and the members of a run.
 
     Raises:
         ConfigError: If an id or modality is wrong, or a modality has no owner.
     """
-    rows = [{"id": site, "modalities": list(own)} for site, own in sites.items()]
     source = f"run {run_id}"
-    return RunSpec(run_id=_id(run_id, f"{source}: run_id"), plan=plan, sites=_sites(rows, load_task(plan.task), source))
+    run_id = _id(run_id, f"{source}: run_id")
+    rows = [{"id": site, "modalities": list(own)} for site, own in sites.items()]
+    owned = _sites(rows, load_task(plan.task), source)
+    return RunSpec(run_id=run_id, plan=plan, sites=owned, aggregation=_aggregation(aggregation, source))
+
+
+def _aggregation(value: object, source: str) -> Aggregation:
+    for known in get_args(Aggregation):
+        if value == known:
+            return cast("Aggregation", known)
+    raise ConfigError(f"{source}: aggregation = {value!r}"[:200], remedy="use 'secure' or 'plain'")
 
 
 def _sites(rows: object, task: Task, source: str) -> dict[str, tuple[str, ...]]:

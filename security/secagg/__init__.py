@@ -1,8 +1,8 @@
 """Secure aggregation: a coordinator learns sums over enough sites, and nothing else (SPEC 9 to 12).
 
 Sans-IO: functions from what is remembered and what was received to what is to be remembered. A site goes through
-`advertise`, `share`, `receive`, `pads`, `confirm`, `unmask`: what a step returns must be durable before the answer in it
-is sent, and a step that was done gives the same again or raises. The coordinator checks with `check_advertisement`,
+`advertise`, `share`, `receive`, `pads`, `confirm`, `unmask`: what a step returns must be durable before the answer in
+it is sent, and a step that was done gives the same again or raises. The coordinator checks with `check_advertisement`,
 `believed`, `check_bundle`, `check_confirmation`, `check_answer`, and opens with `recover`. Transport, disk, masking of
 files and the checks of a round against what a site knows itself are the services'.
 

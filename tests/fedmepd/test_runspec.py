@@ -85,7 +85,9 @@ def test_modalities_are_put_into_canonical_order():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"colour": 1}, "exactly the keys plan, run_id, sites"),
+        ({"colour": 1}, "exactly the keys aggregation, plan, run_id, sites"),
+        ({"aggregation": "masked"}, "aggregation = 'masked'"),
+        ({"aggregation": None}, "aggregation = None"),
         ({"run_id": "a b"}, "run_id = 'a b'"),
         ({"run_id": "x" * 64}, "run_id"),
         ({"run_id": None}, "run_id"),
