@@ -1,4 +1,4 @@
-"""The primitives of secure aggregation give their published answers, as the library has them and as spelled out by us."""
+"""The primitives of secure aggregation give their published answers, in the library and as spelled out by us."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_both_ends_agree_on_the_published_secret(case):
 
 @pytest.mark.parametrize("case", cases("diffie_hellman"))
 def test_a_private_key_comes_back_as_it_was_given(case):
-    """What is shared and recovered is the 32 bytes that were drawn, not those that RFC 7748 multiplies by (SPEC 12.1)."""
+    """Shared and recovered are the 32 bytes that were drawn, not those that RFC 7748 multiplies by (SPEC 12.1)."""
     assert X25519PrivateKey.from_private_bytes(case["private_1"]).private_bytes_raw() == case["private_1"]
 
 
