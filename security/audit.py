@@ -1,13 +1,15 @@
 """Audit records, each bound to all before it by a hash (SPEC 7).
 
 Whoever alters, drops or reorders records in the middle is found out. What a chain alone cannot show is a missing tail
-or a whole log written anew: for that, keep the newest hash elsewhere and pass it as `expected_head`.
+or a whole log written anew: for that, keep the newest hash elsewhere and pass it as `expected_head`, or keep an export
+and compare (`security.audit_exports`). Files are read and written by `security.audit_file`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -110,8 +112,39 @@ def verify_chain(records: Iterable[AuditRecord], *, expected_head: str | None = 
     return head
 
 
+def verify_tail(records: Sequence[AuditRecord]) -> None:
+    """Check the last records of a log against each other; what came before the first of them is taken on trust.
+
+    Raises:
+        AuditError: Naming the first record that was altered or does not follow the one before.
+    """
+    for before, record in zip((None, *records), records, strict=False):
+        if before is None:
+            _check_record(record, record.sequence, record.previous)
+        else:
+            _check_record(record, before.sequence + 1, before.hash)
+
+
+def read_head(text: str) -> str | None:
+    """Return a head that a person noted and typed; None if the text is empty.
+
+    Raises:
+        AuditError: If it cannot be the hash of a record.
+    """
+    noted = text.strip().lower()
+    if noted and not re.fullmatch(r"[0-9a-f]{64}", noted):
+        raise AuditError(
+            f"{text!r} is not the head of an audit log", remedy="it has 64 hexadecimal digits: copy all of it"
+        )
+    return noted or None
+
+
 def to_line(record: AuditRecord) -> str:
-    """Return a record as one line of JSON, without the end of the line."""
+    """Return a record as one line of JSON, without the end of the line (SPEC 7.2).
+
+    Raises:
+        AuditError: If it is larger than 64 KiB.
+    """
     document = {
         "sequence": record.sequence,
         "at": strict_json.written(record.at),
@@ -123,11 +156,18 @@ def to_line(record: AuditRecord) -> str:
         "previous": record.previous,
         "hash": record.hash,
     }
-    return json.dumps(document)
+    line = json.dumps(document)  # ASCII, so that its length is that of its bytes
+    if len(line) > MAX_RECORD_BYTES:
+        raise AuditError(f"the audit record {record.sequence} is larger than {MAX_RECORD_BYTES} bytes")
+    return line
 
 
-def from_line(line: str) -> AuditRecord:
+def from_line(line: str, *, place: int | None = None) -> AuditRecord:
     """Return the record that a line holds; whether it belongs there says `verify_chain`.
+
+    Args:
+        line: The line, without its end.
+        place: Which record it is to be, for the error.
 
     Raises:
         AuditError: If the line is malformed.
@@ -139,12 +179,15 @@ def from_line(line: str) -> AuditRecord:
         strict_json.strings(list(found["details"].values()))
         return AuditRecord(**(found | {"at": strict_json.instant(found["at"])}))
     except ValueError as error:
-        raise AuditError(f"a line of the audit log is malformed: {error}") from None
+        what = "a line of the audit log" if place is None else f"the audit record {place}"
+        raise AuditError(f"{what} is malformed: {error}") from None
 
 
 def _check_record(record: AuditRecord, place: int, head: str) -> None:
     if record.sequence > place:
         raise AuditError(f"the audit log lacks the record {place}: the record {record.sequence} stands in its place")
+    if record.sequence == place - 1 and record.hash == head:
+        raise AuditError(f"the audit record {record.sequence} stands there twice")
     if record.sequence < place:
         raise AuditError(f"the audit log is out of order: the record {record.sequence} stands in place {place}")
     try:

@@ -79,8 +79,10 @@ def test_a_dropped_record_is_named(log):
 
 
 def test_a_repeated_or_moved_record_is_named(log):
-    with pytest.raises(AuditError, match="record 1 stands in place 2"):
+    with pytest.raises(AuditError, match="record 1 stands there twice"):
         audit.verify_chain([*log[:2], log[1], *log[2:]])
+    with pytest.raises(AuditError, match="record 1 stands in place 3"):
+        audit.verify_chain([*log[:3], log[1], *log[3:]])
     with pytest.raises(AuditError, match="lacks the record 1"):
         audit.verify_chain([log[0], log[2], log[1], *log[3:]])
 
@@ -109,3 +111,25 @@ def test_details_of_any_text_survive(details):
 def test_malformed_lines_are_refused(line):
     with pytest.raises(AuditError, match="malformed"):
         audit.from_line(line)
+
+
+def test_a_tail_is_checked_for_itself(log):
+    audit.verify_tail([])
+    audit.verify_tail(log[2:])
+    with pytest.raises(AuditError, match="record 2 was altered"):
+        audit.verify_tail([replace(log[2], subject="x"), *log[3:]])
+    with pytest.raises(AuditError, match="lacks the record 3"):
+        audit.verify_tail([log[2], log[4]])
+
+
+def test_a_noted_head_is_read_as_a_person_types_it():
+    assert audit.read_head(f" {'AB' * 32}\n") == "ab" * 32
+    assert audit.read_head("") is None
+    for wrong in ("ab", "ab" * 33, "zz" * 32):
+        with pytest.raises(AuditError, match="64 hexadecimal digits"):
+            audit.read_head(wrong)
+
+
+def test_a_record_that_no_file_may_hold_has_no_line(log):
+    with pytest.raises(AuditError, match="record 4 is larger"):
+        audit.to_line(replace(log[4], details={"filler": "x" * audit.MAX_RECORD_BYTES}))
