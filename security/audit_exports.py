@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 from security.audit import AuditRecord, verify_chain
@@ -22,12 +22,12 @@ class Verified:
     """A copy of a log whose chain is whole.
 
     Attributes:
-        path: The file.
+        source: The file, or where else it came from.
         records: How many there are.
         head: The hash of the newest.
     """
 
-    path: Path
+    source: str
     records: int
     head: str
 
@@ -60,7 +60,7 @@ def verify_file(path: Path, *, expected_head: str | None = None) -> Verified:
             f"{path} is empty",
             remedy="a log has a first record from the beginning, and never gets shorter: look for a copy",
         )
-    return Verified(path=path, records=count, head=head)
+    return Verified(source=str(path), records=count, head=head)
 
 
 def verify_files(paths: Sequence[Path], *, expected_head: str | None = None) -> tuple[Verified, ...]:
@@ -76,21 +76,23 @@ def verify_files(paths: Sequence[Path], *, expected_head: str | None = None) -> 
     """
     *earlier, last = paths
     verified = (*(verify_file(path) for path in earlier), verify_file(last, expected_head=expected_head))
-    for older, newer in pairwise(verified):
+    for older, newer in pairwise(paths):
         _check_continuation(older, newer)
     return verified
 
 
-def _check_continuation(older: Verified, newer: Verified) -> None:
-    for one, other in zip(records(older.path), records(newer.path), strict=False):
-        if one.hash != other.hash:
+def _check_continuation(older: Path, newer: Path) -> None:
+    """Check that a copy begins with an earlier one; both are verified."""
+    for place, (before, after) in enumerate(zip_longest(records(older), records(newer))):
+        if before is None:
+            return
+        if after is None:
             raise AuditError(
-                f"{older.path} and {newer.path} part at the record {one.sequence}: the log was forked or written anew",
+                f"{newer} ends before the record {place}, which {older} has: the tail was cut off",
+                remedy=f"unless {newer} is the older copy: name copies oldest first",
+            )
+        if before.hash != after.hash:
+            raise AuditError(
+                f"{older} and {newer} part at the record {place}: the log was forked or written anew",
                 remedy="both chains are whole, and only one can be the log: ask whoever keeps other copies or heads",
             )
-    if newer.records < older.records:
-        raise AuditError(
-            f"{newer.path} ends before the record {newer.records}, and {older.path} has it and all up to "
-            f"{older.records - 1}: the tail was cut off",
-            remedy=f"unless {newer.path} is the older copy: name copies oldest first",
-        )
