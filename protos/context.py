@@ -1,7 +1,7 @@
 """The context of a round's input: a digest by which a site sees that roster, layout and run are what it was told.
 
-Both ends compute it (PROTOCOL 8.5). It is that of plain runs: what keys, masks and signatures of secure runs are bound to
-is the context of SPEC 9.3.
+Both ends compute it (PROTOCOL 8.5). It is that of plain runs: what keys, masks and signatures of secure runs are bound
+to is the context of SPEC 9.3.
 """
 
 from __future__ import annotations

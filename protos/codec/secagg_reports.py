@@ -1,4 +1,4 @@
-"""Reports by which sites carry out secure aggregation (PROTOCOL 5.9 to 5.12).
+"""Reports by which sites carry out secure aggregation (PROTOCOL 5.9 to 5.13).
 
 Decoded reports are sound in form: whether they suit the round is the coordinator's to check, what they prove and open
 that of `security` (SPEC 10 and 11). An error quotes no share.

@@ -16,8 +16,11 @@ from protos.codec.checks import (
     MAX_PEM_BYTES,
     MAX_ROSTER,
     MAX_ROUND,
+    MAX_SEALED_BYTES,
     MAX_SEGMENTS,
     MAX_TEXT,
+    SHARE_BYTES,
+    SIGNATURE_BYTES,
 )
 from protos.terms import (
     CHUNK_BYTES,
@@ -25,21 +28,40 @@ from protos.terms import (
     Accepted,
     Activity,
     ActivityKind,
+    Advertise,
+    Advertised,
+    AdvertisedKeys,
     ArtefactRef,
     BroadcastSegment,
+    Confirm,
+    Confirmed,
     DeclineCause,
     Declined,
     Finish,
     Finished,
     Instruction,
+    KeyShare,
+    Mask,
+    Masked,
+    NamedHash,
+    Prepared,
     Report,
     ReportReply,
+    RosterSite,
     RoundId,
+    SealedShare,
+    SeedShare,
     SegmentSlice,
+    SegmentTerms,
+    Share,
+    Shared,
     Submit,
     Submitted,
+    SurvivorSignature,
     Train,
     Trained,
+    Unmask,
+    Unmasked,
     VectorManifest,
     Wait,
 )
@@ -55,7 +77,9 @@ texts = st.text(st.characters(exclude_categories=("Cc", "Cf", "Cs", "Zl", "Zp"))
 wild_texts = st.text(max_size=2 * MAX_TEXT)
 counts = st.integers(0, MAX_COUNT)
 reals = st.floats(0, allow_nan=False, allow_infinity=False)
-digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
+keys = st.binary(min_size=32, max_size=32)
+digests = keys.map(bytes.hex)
+signatures = st.binary(min_size=SIGNATURE_BYTES, max_size=SIGNATURE_BYTES)
 
 artefacts = st.builds(ArtefactRef, sha256=digests, size=st.integers(0, MAX_ARTEFACT_BYTES))
 rounds = st.builds(RoundId, run=names, round_number=st.integers(0, MAX_ROUND), attempt=st.integers(1, MAX_ROUND))
@@ -80,35 +104,102 @@ trains = st.builds(
 rosters = st.sets(names, min_size=1, max_size=8).map(lambda sites: tuple(sorted(sites)))
 submits = st.builds(Submit, roster=rosters, context=digests)
 finishes = st.builds(Finish, completed=st.booleans(), reason=texts, last=st.none() | trains)
-_revisions = st.integers(1, MAX_COUNT)
-instructions = st.builds(
-    Instruction,
-    revision=_revisions,
-    round=st.none() | rounds,
-    run_spec=st.none() | artefacts,
-    seconds_left=reals,
-    last_report=st.integers(0, 2**63 - 1),
-    task=st.builds(Wait, reason=texts),
-) | st.builds(
-    Instruction,
-    revision=_revisions,
-    round=rounds,
-    run_spec=artefacts,
-    seconds_left=reals,
-    last_report=st.integers(0, 2**63 - 1),
-    task=trains | submits | finishes,
-)
 
-slices = st.builds(SegmentSlice, name=segment_names, values=st.integers(0, MAX_ARTEFACT_BYTES // 4))
-manifests = st.builds(VectorManifest, segments=_some(slices, MAX_SEGMENTS, lambda part: part.name), vector=artefacts)
-bodies = st.one_of(
-    st.just(Accepted()),
-    st.builds(Trained, manifest=manifests, seconds=reals),
-    st.builds(Submitted, vector=artefacts),
-    st.builds(Declined, cause=st.sampled_from(DeclineCause), problem=texts),
-    st.just(Finished()),
+
+def _by_site(make: Callable[..., Any], *, least: int = 1, **parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    terms = st.lists(st.builds(make, site=names, **parts), min_size=least, max_size=5, unique_by=lambda term: term.site)
+    return terms.map(lambda found: tuple(sorted(found, key=lambda term: term.site)))
+
+
+_values = st.integers(0, MAX_ARTEFACT_BYTES // 4)
+_several_segments = st.lists(segment_names, min_size=1, max_size=6, unique=True)
+
+
+@st.composite
+def broadcasts(draw: st.DrawFn) -> tuple[NamedHash, ...]:
+    """Artefacts of segments, then those that a broadcast may have beside them."""
+    others = [name for name in ("anchors", "start") if draw(st.booleans())]
+    return tuple(NamedHash(name=name, sha256=draw(digests)) for name in [*draw(_several_segments), *others])
+
+
+advertises = st.builds(
+    Advertise,
+    roster=_by_site(RosterSite, modalities=st.sets(names, min_size=1, max_size=4).map(lambda own: tuple(sorted(own)))),
+    membership_version=st.integers(1, MAX_COUNT),
+    membership_digest=digests,
+    layout_digest=digests,
+    segments=_several_segments.flatmap(
+        lambda found: st.tuples(
+            *(
+                st.builds(SegmentTerms, name=st.just(name), values=_values, least_open=st.integers(0, MAX_ROSTER))
+                for name in found
+            )
+        )
+    ),
+    broadcast=broadcasts(),
+    previous=rosters,
+    context=digests,
 )
-reports = st.builds(Report, sequence=_revisions, round=rounds, body=bodies)
+_sealed = _by_site(SealedShare, sealed=st.binary(min_size=1, max_size=300) | st.just(bytes(MAX_SEALED_BYTES)))
+TASKS: dict[str, st.SearchStrategy[Any]] = {  # by name in the schema
+    "wait": st.builds(Wait, reason=texts),
+    "train": trains,
+    "submit": submits,
+    "finish": finishes,
+    "advertise": advertises,
+    "share": st.builds(Share, keys=_by_site(AdvertisedKeys, channel_key=keys, mask_key=keys, signature=signatures)),
+    "mask": st.builds(Mask, sharers=rosters, shares=_sealed),
+    "confirm": st.builds(Confirm, survivors=rosters),
+    "unmask": st.builds(Unmask, signatures=_by_site(SurvivorSignature, signature=signatures)),
+}
+_revisions = st.integers(1, MAX_COUNT)
+
+
+def _instruction(task: st.SearchStrategy[Any], *, alone: bool) -> st.SearchStrategy[Instruction]:
+    return st.builds(
+        Instruction,
+        revision=_revisions,
+        round=st.none() | rounds if alone else rounds,
+        run_spec=st.none() | artefacts if alone else artefacts,
+        seconds_left=reals,
+        last_report=counts,
+        task=task,
+    )
+
+
+INSTRUCTIONS = {name: _instruction(task, alone=name == "wait") for name, task in TASKS.items()}
+instructions = st.one_of(*INSTRUCTIONS.values())
+
+slices = st.builds(SegmentSlice, name=segment_names, values=_values)
+manifests = st.builds(VectorManifest, segments=_some(slices, MAX_SEGMENTS, lambda part: part.name), vector=artefacts)
+_shares = st.binary(min_size=SHARE_BYTES, max_size=SHARE_BYTES)
+
+
+@st.composite
+def unmaskings(draw: st.DrawFn) -> Unmasked:
+    """Shares of seeds for some sites, of keys for the others, of at least one site."""
+    sites, own = draw(rosters), draw(_several_segments)
+    survivors = draw(st.sets(st.sampled_from(sites)))
+    seeds = [SeedShare(site=site, segment=name, share=draw(_shares)) for site in sorted(survivors) for name in own]
+    keys = [KeyShare(site=site, share=draw(_shares)) for site in sites if site not in survivors]
+    return Unmasked(seeds=tuple(seeds), keys=tuple(keys))
+
+
+BODIES: dict[str, st.SearchStrategy[Any]] = {  # by name in the schema
+    "accepted": st.just(Accepted()),
+    "trained": st.builds(Trained, manifest=manifests, seconds=reals),
+    "submitted": st.builds(Submitted, vector=artefacts),
+    "declined": st.builds(Declined, cause=st.sampled_from(DeclineCause), problem=texts),
+    "finished": st.just(Finished()),
+    "prepared": st.builds(Prepared, segments=_some(slices, MAX_SEGMENTS, lambda part: part.name), seconds=reals),
+    "advertised": st.builds(Advertised, channel_key=keys, mask_key=keys, signature=signatures),
+    "shared": st.builds(Shared, commitments=st.lists(keys, min_size=1, max_size=6).map(tuple), shares=_sealed),
+    "masked": st.builds(Masked, manifest=manifests),
+    "confirmed": st.builds(Confirmed, signature=signatures),
+    "unmasked": unmaskings(),
+}
+REPORTS = {name: st.builds(Report, sequence=_revisions, round=rounds, body=body) for name, body in BODIES.items()}
+reports = st.one_of(*REPORTS.values())
 replies = st.builds(ReportReply, sequence=_revisions, in_round=st.booleans(), message=texts)
 
 software = texts.filter(bool).map(lambda text: text[:100])
@@ -118,14 +209,13 @@ hellos = st.tuples(st.integers(1, 1 << 31), st.integers(0, 9), software).map(
 )
 welcomes = st.builds(codec.Welcome, protocol=st.just(PROTOCOL), software=software, consortium=consortia, clock=reals)
 pems = st.binary(max_size=200).map(lambda data: b"-----BEGIN X-----\n" + data.hex().encode())
-keys = st.binary(min_size=32, max_size=32)
 enrols = st.builds(
     codec.Enrol,
     token_id=st.text("0123456789abcdef", min_size=16, max_size=16),
     token_secret=st.text(string.ascii_lowercase + "234567", min_size=32, max_size=32),
     certificate_request=pems,
     identity_key=keys,
-    identity_proof=st.binary(min_size=64, max_size=64),
+    identity_proof=signatures,
     modalities=_some(names, MAX_MODALITIES, str),
     software=software,
 )
@@ -162,6 +252,15 @@ PAIRS: dict[str, Pair] = {
     "enrol": (enrols, codec.encode_enrol, codec.decode_enrol, enrolment.EnrolRequest),
     "enrolment": (enrolments, codec.encode_enrolment, codec.decode_enrolment, enrolment.EnrolReply),
     "description": (descriptions, codec.encode_description, codec.decode_description, enrolment.DescribeReply),
+}
+
+# The same for each alternative of an instruction and of a report; what comes before the colon is the decoder.
+ALTERNATIVES: dict[str, Pair] = {
+    f"instruction: {name}": (terms, codec.encode_instruction, codec.decode_instruction, federation.Instruction)
+    for name, terms in INSTRUCTIONS.items()
+} | {
+    f"report: {name}": (terms, codec.encode_report, codec.decode_report, federation.ReportRequest)
+    for name, terms in REPORTS.items()
 }
 
 # Decoders without a term of their own; transfers are of one artefact.

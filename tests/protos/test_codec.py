@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,14 +25,14 @@ from protos.terms import (
 from protos.v1 import common_pb2 as common
 from protos.v1 import federation_pb2 as federation
 from security import identity
-from tests.protos.strategies import PAIRS, artefacts, names, wild_texts
+from tests.protos.strategies import ALTERNATIVES, BODIES, PAIRS, TASKS, artefacts, names, wild_texts
 
 ROUND = RoundId(run="r", round_number=1)
 
 
-@pytest.mark.parametrize("what", PAIRS)
+@pytest.mark.parametrize("what", PAIRS | ALTERNATIVES)
 def test_what_is_encoded_and_sent_decodes_to_itself(what: str) -> None:
-    terms, encode, decode, make = PAIRS[what]
+    terms, encode, decode, make = (PAIRS | ALTERNATIVES)[what]
 
     @settings(max_examples=60, deadline=None)
     @given(terms)
@@ -41,6 +42,20 @@ def test_what_is_encoded_and_sent_decodes_to_itself(what: str) -> None:
         assert decode(message) == term
 
     run()
+
+
+def test_every_alternative_of_the_schema_has_terms_to_be_tried_with() -> None:
+    assert set(TASKS) == _alternatives(federation.Instruction, "task")
+    assert set(BODIES) == _alternatives(federation.ReportRequest, "report")
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.data())
+@pytest.mark.parametrize("what", ALTERNATIVES)
+def test_a_term_is_sent_as_the_alternative_of_its_name(what: str, data: st.DataObject) -> None:
+    terms, encode, _, _ = ALTERNATIVES[what]
+    kind, _, name = what.partition(": ")
+    assert encode(data.draw(terms)).WhichOneof("task" if kind == "instruction" else kind) == name
 
 
 @settings(deadline=None)
@@ -95,6 +110,10 @@ def test_enumerations_have_the_numbers_of_the_schema() -> None:
 @given(names)
 def test_names_of_the_protocol_are_ids_of_the_consortium(name: str) -> None:
     identity.check_id(name)
+
+
+def _alternatives(message: type[Message], oneof: str) -> set[str]:
+    return {field.name for field in message.DESCRIPTOR.oneofs_by_name[oneof].fields}
 
 
 def _known(enum: object) -> dict[str, int]:

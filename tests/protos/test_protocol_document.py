@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from protos.codec import checks
 from protos.codec.enrolment import MAX_LIST_BYTES
 from protos.codec.rounds import MAX_WAIT_S
 from protos.terms import MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, PROTOCOL, Phase
+from protos.v1 import federation_pb2 as federation
 from security.identity import Role
 
 ROOT = Path(__file__).parents[2]
@@ -53,8 +55,27 @@ def test_clauses_that_code_and_tests_cite_exist() -> None:
 
 @pytest.mark.parametrize("phase", Phase)
 def test_every_phase_is_described(phase: Phase) -> None:
-    """PROTOCOL 8.1."""
-    assert phase.name.lower() in TEXT
+    """PROTOCOL 8.1: in a row of the table; those of secure aggregation say so."""
+    rows = [row for row in TEXT.splitlines() if re.match(rf"\| [a-z_, ]*\b{phase.name.lower()}\b", row)]
+    secure_only = phase in (Phase.ADVERTISE, Phase.SHARE, Phase.CONSISTENCY, Phase.UNMASK)
+    modes = [re.findall(r"\((plain|secure)\)", row.split("|")[1]) for row in rows]
+    assert modes == ([["secure"]] if secure_only else [["plain"], ["secure"]] if phase is Phase.MASKED else [[]])
+
+
+@pytest.mark.parametrize(
+    ("what", "alternatives"),
+    [
+        ("tasks", federation.Instruction.DESCRIPTOR.oneofs_by_name["task"].fields),
+        ("reports", federation.ReportRequest.DESCRIPTOR.oneofs_by_name["report"].fields),
+    ],
+)
+def test_every_task_and_report_belongs_to_a_mode_and_has_its_clause(what: str, alternatives: Any) -> None:
+    """PROTOCOL 4, 5 and 8.7."""
+    names = {field.name for field in alternatives}
+    (row,) = re.findall(rf"^\| {what} \| (.*) \|$", TEXT, re.MULTILINE)
+    stated = [name for cell in row.split(" | ") for name in cell.split(", ")]
+    assert sorted(stated) == sorted(names)
+    assert names <= set(re.findall(r"\*\*(?:\d\.\d+ )?([a-z]+)\*\*", TEXT))
 
 
 def test_numbers_are_those_of_the_code() -> None:
@@ -68,6 +89,12 @@ def test_numbers_are_those_of_the_code() -> None:
         f"`wait_s` is at most {MAX_WAIT_S:.0f}",
         f"1 to {MAX_CHUNK_BYTES:,} bytes".replace(",", " "),
         f"1 to {checks.MAX_PEM_BYTES:,} bytes".replace(",", " "),
+        f"public keys have {checks.KEY_BYTES} bytes",
+        f"signatures {checks.SIGNATURE_BYTES}, shares {checks.SHARE_BYTES},",
+        f"`sealed` 1 to {checks.MAX_SEALED_BYTES:,};".replace(",", " "),
+        f"`seeds` has at most {checks.MAX_SEED_SHARES:,}".replace(",", " "),
+        f"`commitments` have 1 to {checks.MAX_SEGMENTS} items",
+        f"`broadcast` has 1 to {checks.MAX_SEGMENTS + 2}",
         f"{MAX_MESSAGE_BYTES >> 20} MiB at either end",
         f"at most {MAX_LIST_BYTES >> 20} MiB",
     ):
