@@ -12,13 +12,13 @@ hardening that SPEC 9 and 10 describe.
 
 from security.secagg.advertise import advertise, check_same_setting
 from security.secagg.confirm import check_confirmation, confirm
-from security.secagg.keys import Advertisement, KeySet, believed, check_advertisement
+from security.secagg.keys import Advertisement, KeySet, believed, check_advertisement, too_demanding
 from security.secagg.mask import missing_shares, pads, receive
 from security.secagg.opening import Opening, Transcript, check_answer, check_bundle, recover
 from security.secagg.randomness import SYSTEM, Randomness
 from security.secagg.share import share
 from security.secagg.state import Answer, Bundle, SiteState, dump_state, load_state
-from security.secagg.terms import COMMON, LEAST_COHORT, Demands, Party, Segment, Setting, is_member
+from security.secagg.terms import COMMON, LEAST_COHORT, Demands, Party, Segment, Setting, is_member, strictest
 from security.secagg.unmask import open_segments, unmask
 
 __all__ = [
@@ -54,5 +54,7 @@ __all__ = [
     "receive",
     "recover",
     "share",
+    "strictest",
+    "too_demanding",
     "unmask",
 ]

@@ -5,22 +5,27 @@ Whether the setting is what the site knows itself (SPEC 9.5) is checked by who k
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from security.errors import ContextError, EquivocationError
-from security.secagg.keys import Advertisement, advertisement_bytes, public_of
+from security.secagg.keys import Advertisement, public_of
 from security.secagg.randomness import SYSTEM, Randomness
 from security.secagg.state import SiteState
-from security.secagg.terms import Setting
+from security.secagg.terms import Demands, Setting
 
 
-def advertise(setting: Setting, site: str, identity_key: Ed25519PrivateKey, random: Randomness = SYSTEM) -> SiteState:
+def advertise(
+    setting: Setting, site: str, identity_key: Ed25519PrivateKey, demands: Demands, random: Randomness = SYSTEM
+) -> SiteState:
     """Begin an attempt: fresh keys, signed over the setting (SPEC 10.1).
 
     Args:
         setting: The round; the caller has checked it (SPEC 9.5).
         site: Who we are.
         identity_key: Whose public key the membership list has.
+        demands: Of every sum that the site's input is in.
         random: Where secrets come from.
 
     Raises:
@@ -30,14 +35,19 @@ def advertise(setting: Setting, site: str, identity_key: Ed25519PrivateKey, rand
     if setting.party(site).identity_key != identity_key.public_key().public_bytes_raw():
         raise ContextError(f"the membership list holds another identity key for {site}")
     channel_private, mask_private = random.key(), random.key()
-    channel, mask = public_of(channel_private), public_of(mask_private)
-    signature = identity_key.sign(advertisement_bytes(setting.context, site, channel, mask))
+    unsigned = Advertisement(
+        site=site,
+        channel_key=public_of(channel_private),
+        mask_key=public_of(mask_private),
+        demands=demands,
+        signature=b"",
+    )
     return SiteState(
         site=site,
         setting=setting,
         channel_private=channel_private,
         mask_private=mask_private,
-        advertisement=Advertisement(site=site, channel_key=channel, mask_key=mask, signature=signature),
+        advertisement=replace(unsigned, signature=identity_key.sign(unsigned.signed(setting.context))),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -10,12 +10,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from security.encoding import digest, frame, text
-from security.errors import RosterError, ShareError, SignatureError
+from security.errors import RosterError, ShareError, SignatureError, SmallCohortError
 from security.keys import verify_signature
 from security.masking import Pad
-from security.secagg.terms import LEAST_COHORT, Setting, check_among
+from security.secagg.terms import LEAST_COHORT, Demands, Segment, Setting, check_among, strictest
 
 KEY_BYTES = 32
+_PROBE = bytes(range(KEY_BYTES))  # with any private key, a public key of low order gives zero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,18 +27,24 @@ class Advertisement:
         site: Whose.
         channel_key: X25519 public key for sealed shares.
         mask_key: X25519 public key for pairwise masks.
+        demands: Of every sum that its input is in.
         signature: By the identity key.
     """
 
     site: str
     channel_key: bytes
     mask_key: bytes
+    demands: Demands
     signature: bytes
 
+    @property
+    def parts(self) -> tuple[bytes, ...]:
+        """What is bound by the signature and by ctx1."""
+        return (text(self.site), self.channel_key, self.mask_key, *self.demands.encoded)
 
-def advertisement_bytes(context: bytes, site: str, channel_key: bytes, mask_key: bytes) -> bytes:
-    """Return what an advertisement signs."""
-    return frame("fedmepd/secagg-advertise", 1, context, text(site), channel_key, mask_key)
+    def signed(self, context: bytes) -> bytes:
+        """Return what the signature is over."""
+        return frame("fedmepd/secagg-advertise", 1, context, *self.parts)
 
 
 def check_advertisement(setting: Setting, found: Advertisement) -> None:
@@ -46,14 +53,16 @@ def check_advertisement(setting: Setting, found: Advertisement) -> None:
     Raises:
         RosterError: If its site was not asked.
         SignatureError: If it is not signed by the identity key of the membership list, over this setting.
+        ShareError: If a key is of low order.
     """
     party = setting.party(found.site)
-    signed = advertisement_bytes(setting.context, found.site, found.channel_key, found.mask_key)
     problem = SignatureError(
         f"the keys of {found.site} are not signed by its identity key over this round",
         remedy="the coordinator shows different rounds to different sites, or replaced a key: tell the consortium",
     )
-    verify_signature(found.signature, signed, party.identity_key, problem)
+    verify_signature(found.signature, found.signed(setting.context), party.identity_key, problem)
+    for key in (found.channel_key, found.mask_key):
+        agree(_PROBE, key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +80,7 @@ class KeySet:
     context: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        keys = (
-            frame("fedmepd/secagg-key", 1, text(found.site), found.channel_key, found.mask_key)
-            for found in self.advertisements
-        )
+        keys = (frame("fedmepd/secagg-key", 1, *found.parts) for found in self.advertisements)
         object.__setattr__(self, "context", digest("fedmepd/secagg-keys", 1, self.setting.context, *keys))
 
     @property
@@ -101,6 +107,30 @@ class KeySet:
             if found.site == site:
                 return found
         raise RosterError(f"{site} advertised no keys")
+
+    def check_open(self, segment: Segment, present: Collection[str]) -> None:
+        """Check that a segment may be opened if these sites' inputs are in it, or may still be (SPEC 10.10).
+
+        Raises:
+            SmallCohortError: If not, with the reason.
+        """
+        members = self.setting.members(segment.name, present)
+        if not members:
+            raise SmallCohortError(f"segment {segment.name} has no site left")
+        wanted = strictest(self.of(site).demands for site in members)
+        if len(members) < wanted.minimum or len(members) - wanted.colluders < 2:  # noqa: PLR2004  the clause's number
+            raise SmallCohortError(
+                f"segment {segment.name} has {len(members)} sites; one of them demands {wanted.minimum}, "
+                f"and two beside {wanted.colluders} colluders",
+                remedy="wait for more sites, or approve members that wait for approval",
+            )
+        gone = set(self.setting.members(segment.name, self.setting.previous)) - set(present)
+        left = segment.least_open - len(gone)
+        if segment.least_open and left < wanted.minimum:
+            raise SmallCohortError(
+                f"segment {segment.name} has a filter with {left} contributors left, {wanted.minimum} are demanded",
+                remedy="the next round goes on without it; tolerate dropouts with personalisation.tolerated_dropouts",
+            )
 
     def check_sharers(self, sharers: Sequence[str], *, own: str) -> None:
         """Check U2 (SPEC 10.5).
@@ -142,6 +172,21 @@ def believed(setting: Setting, unverified: Sequence[Advertisement]) -> KeySet:
     for found in unverified:
         check_advertisement(setting, found)
     return KeySet(setting=setting, advertisements=tuple(unverified))
+
+
+def too_demanding(advertisements: Sequence[Advertisement]) -> tuple[str, ...]:
+    """Return the sites that a coordinator leaves out: the others cannot meet their demands (SPEC 10.2)."""
+    left = sorted(advertisements, key=lambda found: (found.demands.minimum, found.demands.colluders, found.site))
+    out: list[str] = []
+    while left:
+        wanted = strictest(found.demands for found in left)
+        if len(left) >= wanted.minimum and len(left) - wanted.colluders >= 2:  # noqa: PLR2004  SPEC 10.10
+            break
+        by_colluders = len(left) >= wanted.minimum
+        worst = max(left, key=lambda found: found.demands.colluders) if by_colluders else left[-1]
+        left.remove(worst)
+        out.append(worst.site)
+    return tuple(sorted(out))
 
 
 def agree(private: bytes, public: bytes) -> bytes:

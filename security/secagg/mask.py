@@ -13,18 +13,16 @@ from security.masking import Pad
 from security.secagg.keys import KeySet, agree, channel_key, pair_pad, self_pad
 from security.secagg.share import NONCE, associated
 from security.secagg.state import SiteState, check_repeated, shared
-from security.secagg.terms import Demands
 from security.shamir import SHARE_BYTES, check_share
 
 
-def receive(state: SiteState, sharers: Sequence[str], sealed: Mapping[str, bytes], demands: Demands) -> SiteState:
+def receive(state: SiteState, sharers: Sequence[str], sealed: Mapping[str, bytes]) -> SiteState:
     """Take the others' shares, before the input is masked (SPEC 10.5).
 
     Args:
         state: After `share`.
         sharers: U2.
         sealed: What others sealed for this site; what does not open counts as not received.
-        demands: Of this site.
 
     Raises:
         EquivocationError: If another U2 was answered before.
@@ -36,7 +34,7 @@ def receive(state: SiteState, sharers: Sequence[str], sealed: Mapping[str, bytes
         check_repeated(state.sharers == tuple(sharers), "another set of sharing sites")
         return state
     keys.check_sharers(sharers, own=state.site)
-    demands.check_open(state.setting, state.setting.common, sharers, own=state.site)
+    keys.check_open(state.setting.common, sharers)
     opened = {
         peer: _opened(state, keys, peer, sealed[peer]) for peer in sharers if peer in sealed and peer != state.site
     }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from security.errors import OpeningError, ShareError
+from security.errors import OpeningError, ShareError, SmallCohortError
 from security.masking import Pad
 from security.secagg.keys import KeySet, agree, commitment, pair_pad, public_of, self_pad
 from security.secagg.state import Answer, Bundle
@@ -107,8 +107,9 @@ def recover(transcript: Transcript) -> Opening:
     for segment in keys.setting.segments:
         survivors = keys.setting.members(segment.name, transcript.survivors)
         try:
+            keys.check_open(segment, transcript.survivors)
             pads[segment.name] = tuple(helper.pads(segment, survivors))
-        except OpeningError as error:
+        except (SmallCohortError, OpeningError) as error:
             closed[segment.name] = error.problem
         else:
             contributors[segment.name] = survivors
@@ -131,8 +132,6 @@ class _Recoverer:
     def pads(self, segment: Segment, survivors: Sequence[str]) -> Iterator[Pad]:
         """Yield the pads to be applied to a segment's sum (SPEC 11.2)."""
         keys, setting = self._keys, self._keys.setting
-        if not survivors:
-            raise OpeningError(f"no site of segment {segment.name} is left")
         for site in survivors:
             yield self_pad(self._seed(site, segment.name), keys.context, site, segment.name).removed
         dropped = set(setting.members(segment.name, self._found.sharers)) - set(survivors)

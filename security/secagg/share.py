@@ -12,20 +12,17 @@ from security.errors import ContextError
 from security.secagg.keys import Advertisement, KeySet, agree, believed, channel_key, commitment
 from security.secagg.randomness import SYSTEM, Randomness
 from security.secagg.state import Bundle, SiteState, check_repeated
-from security.secagg.terms import Demands
 from security.shamir import split
 
 NONCE = bytes(12)  # each key seals one message
 
 
-def share(
-    state: SiteState, advertisements: Sequence[Advertisement], demands: Demands, random: Randomness = SYSTEM
-) -> SiteState:
+def share(state: SiteState, advertisements: Sequence[Advertisement], random: Randomness = SYSTEM) -> SiteState:
     """Check everybody's keys, draw seeds, share all secrets (SPEC 10.3, 10.4).
 
     Raises:
         EquivocationError: If another set of keys was answered before.
-        RosterError, SignatureError: If the keys are not to be believed.
+        RosterError, SignatureError, ShareError: If the keys are not to be believed.
         SmallCohortError: If too few sites take part.
     """
     if state.keys is not None:
@@ -34,7 +31,7 @@ def share(
     keys = believed(state.setting, advertisements)
     if keys.of(state.site) != state.advertisement:
         raise ContextError("the round's keys hold others for this site than it made")
-    demands.check_open(state.setting, state.setting.common, keys.sites, own=state.site)
+    keys.check_open(state.setting.common, keys.sites)
     seeds = tuple(random.key() for _ in state.setting.segments_of(state.site))
     columns = [
         split(secret, threshold=keys.threshold, count=len(keys.sites), coefficient=random.coefficient)

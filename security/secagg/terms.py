@@ -12,7 +12,7 @@ from security.encoding import frame, integer, text
 from security.errors import ContextError, RosterError, SmallCohortError
 
 COMMON = "common"
-LEAST_COHORT = 3
+LEAST_COHORT, MOST_SITES = 3, 4096
 _MODALITY = "modality/"
 
 
@@ -161,55 +161,36 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demands:
-    """What a site demands of the cohort before it helps to open anything (SPEC 10.10).
+    """What a site demands of every sum that its input is in (SPEC 10.1).
 
     Attributes:
-        minimum: Fewest sites in a sum, at least 3 and at least the membership list's.
+        minimum: Fewest sites, at least 3 and at least the membership list's minimum cohort.
         colluders: Sites that are assumed to work for the coordinator.
-        counted: Sites that count; None for all of the roster. The site itself always does.
 
     Raises:
-        SmallCohortError: If the minimum is below 3 or a number is negative.
+        SmallCohortError: If a number is out of range.
     """
 
     minimum: int
     colluders: int = 0
-    counted: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.minimum < LEAST_COHORT or self.colluders < 0:
+        if not (LEAST_COHORT <= self.minimum <= MOST_SITES and 0 <= self.colluders <= MOST_SITES):
             raise SmallCohortError(
                 f"a minimum of {self.minimum} sites with {self.colluders} colluders protects nobody",
-                remedy=f"demand at least {LEAST_COHORT} sites",
+                remedy=f"demand {LEAST_COHORT} to {MOST_SITES} sites",
             )
 
-    def check_open(self, setting: Setting, segment: Segment, present: Collection[str], *, own: str) -> None:
-        """Check that a segment may be opened if these sites' inputs are in it.
+    @property
+    def encoded(self) -> tuple[bytes, bytes]:
+        """The canonical bytes."""
+        return integer(self.minimum), integer(self.colluders)
 
-        Args:
-            setting: The round.
-            segment: The segment.
-            present: Sites whose input is in the sum, or may still be.
-            own: The site that demands.
 
-        Raises:
-            SmallCohortError: If not, with the reason (SPEC 10.10).
-        """
-        members = setting.members(segment.name, present)
-        counting = sum(self.counted is None or site == own or site in self.counted for site in members)
-        if counting < self.minimum or counting - self.colluders < 2:  # noqa: PLR2004  the clause's number
-            raise SmallCohortError(
-                f"segment {segment.name} has {counting} sites that count, this site demands {self.minimum}"
-                f" and two beside {self.colluders} colluders",
-                remedy="wait for more sites, or approve members that wait for approval",
-            )
-        gone = set(setting.members(segment.name, setting.previous)) - set(present)
-        left = segment.least_open - len(gone)
-        if segment.least_open and left < self.minimum:
-            raise SmallCohortError(
-                f"segment {segment.name} has a filter with {left} contributors left, this site demands {self.minimum}",
-                remedy="the next round goes on without it; tolerate dropouts with personalisation.tolerated_dropouts",
-            )
+def strictest(demands: Iterable[Demands]) -> Demands:
+    """Return what meets all of some demands."""
+    known = tuple(demands)
+    return Demands(minimum=max(one.minimum for one in known), colluders=max(one.colluders for one in known))
 
 
 def is_member(modalities: Collection[str], segment: str) -> bool:

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 from security.errors import EquivocationError, RosterError, SmallCohortError
 from security.secagg.confirm import check_confirmation
+from security.secagg.keys import KeySet
 from security.secagg.state import Answer, SiteState, shared
-from security.secagg.terms import COMMON, Demands, Setting
+from security.secagg.terms import COMMON
 
 
-def unmask(state: SiteState, signatures: Mapping[str, bytes], demands: Demands) -> SiteState:
+def unmask(state: SiteState, signatures: Mapping[str, bytes]) -> SiteState:
     """Check that enough sites signed the same survivors, then give exactly one kind of share per site (SPEC 10.9).
 
     Args:
         state: After `confirm`.
         signatures: Confirmations by site.
-        demands: Of this site.
 
     Raises:
         EquivocationError: If no survivors were signed before.
@@ -33,7 +33,7 @@ def unmask(state: SiteState, signatures: Mapping[str, bytes], demands: Demands) 
         check_confirmation(keys, state.sharers, state.survivors, site, signature)
     if len(signatures.keys() | {state.site}) < keys.threshold:
         raise RosterError(f"{len(signatures)} sites signed who survived, {keys.threshold} are needed")
-    opened = open_segments(state.setting, state.survivors, demands, own=state.site)
+    opened = open_segments(keys, state.survivors)
     seeds: dict[str, dict[str, bytes]] = {}
     lost: dict[str, bytes] = {}
     for peer, shares in state.shares.items():
@@ -45,18 +45,18 @@ def unmask(state: SiteState, signatures: Mapping[str, bytes], demands: Demands) 
     return replace(state, answer=Answer(site=state.site, seeds=seeds, keys=lost))
 
 
-def open_segments(setting: Setting, survivors: Sequence[str], demands: Demands, *, own: str) -> frozenset[str]:
-    """Return the segments that a site helps to open (SPEC 10.10).
+def open_segments(keys: KeySet, survivors: Sequence[str]) -> frozenset[str]:
+    """Return the segments that may be opened (SPEC 10.10): the same at every honest site.
 
     Raises:
         SmallCohortError: If there is none, with the reason of the common one.
     """
     reasons: dict[str, SmallCohortError] = {}
-    for segment in setting.segments:
+    for segment in keys.setting.segments:
         try:
-            demands.check_open(setting, segment, survivors, own=own)
+            keys.check_open(segment, survivors)
         except SmallCohortError as error:
             reasons[segment.name] = error
-    if len(reasons) == len(setting.segments):
+    if len(reasons) == len(keys.setting.segments):
         raise reasons[COMMON]
-    return frozenset(segment.name for segment in setting.segments if segment.name not in reasons)
+    return frozenset(segment.name for segment in keys.setting.segments if segment.name not in reasons)
