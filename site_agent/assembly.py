@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from site_agent.audit import AuditLog
 from site_agent.config import Config
 from site_agent.driver import Agent
 from site_agent.enrolment import make_private
@@ -40,7 +41,8 @@ def run(config: Config, *, passphrase: bytes | None, until_finished: bool) -> in
     """
     identity = SiteIdentity(config.data, passphrase)
     make_private(config.data)
-    with alone(config.data):
+    with alone(config.data), AuditLog(config.data, identity.loaded.identity.uri) as audit:
+        identity.audit = audit
         return asyncio.run(_run(config, identity, until_finished=until_finished))
 
 

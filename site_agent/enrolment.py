@@ -22,6 +22,7 @@ from protos import codec
 from protos.v1 import enrolment_pb2 as messages
 from protos.v1.enrolment_pb2_grpc import EnrolmentStub
 from security import keys
+from security.errors import SecurityError
 from security.folders import IdentityFolder
 from security.identity import Identity, Role
 from security.pki.certificates import CertificateFacts, Usage, split_bundle, verify_chain
@@ -29,6 +30,7 @@ from security.pki.requests import prove_identity
 from security.pki.trust import Trust, verify_trust
 from security.tokens import EnrolmentToken
 from site_agent import faults
+from site_agent.audit import AuditLog, Outcome
 from site_agent.config import Config
 from site_agent.errors import EnrolmentError, RemoteError, StorageError, UnreachableError
 from site_agent.identity import FOLDER
@@ -73,15 +75,26 @@ def enrol(newcomer: Newcomer) -> CertificateFacts:
 
     Raises:
         EnrolmentError: If the folder is another site's, or the coordinator refuses.
+        StorageError: If the folder or its audit log cannot be written.
         RemoteError: If the coordinator cannot be reached.
         SecurityError: If it is not the one that the token pins, or the folder cannot be used.
     """
     folder = IdentityFolder(newcomer.config.data / FOLDER)
     make_private(newcomer.config.data)
     trust = verified_trust(newcomer)
-    _prepare(folder, newcomer, trust)
-    chain = _exchange(newcomer, trust, _request(folder, newcomer))
-    return folder.install_certificate(chain, now=newcomer.now())
+    identity = _prepare(folder, newcomer, trust)
+    with AuditLog(newcomer.config.data, identity.uri, lambda: newcomer.now().timestamp()) as audit:
+        told = {"token": newcomer.token.id, "pin": trust.pin, "coordinator": newcomer.config.enrolment_address}
+        try:
+            chain = _exchange(newcomer, trust, _request(folder, newcomer))
+            facts = folder.install_certificate(chain, now=newcomer.now())
+        except (EnrolmentError, SecurityError) as error:
+            outcome: Outcome = "refused" if isinstance(error, EnrolmentError) else "failed"
+            audit.note("site.enrolled", identity.uri, outcome, reason=error.problem, **told)
+            raise
+        expires = facts.not_after.isoformat()
+        audit.note("site.enrolled", identity.uri, "accepted", serial=facts.serial, expires=expires, **told)
+    return facts
 
 
 def verified_trust(newcomer: Newcomer) -> Trust:
@@ -123,8 +136,8 @@ def make_private(data: Path) -> None:
         ) from error
 
 
-def _prepare(folder: IdentityFolder, newcomer: Newcomer, trust: Trust) -> None:
-    """Make the keys, unless an interrupted enrolment has made them."""
+def _prepare(folder: IdentityFolder, newcomer: Newcomer, trust: Trust) -> Identity:
+    """Make the keys, unless an interrupted enrolment has made them; return whose they are."""
     identity = Identity(consortium=trust.consortium, role=Role.SITE, id=newcomer.site)
     if not folder.exists:
         folder.init(identity, trust, passphrase=newcomer.passphrase, now=newcomer.now())
@@ -133,6 +146,7 @@ def _prepare(folder: IdentityFolder, newcomer: Newcomer, trust: Trust) -> None:
             f"{folder.path} was begun for {folder.read_identity()}",
             remedy="name another agent.data; keys are never overwritten",
         )
+    return identity
 
 
 def _request(folder: IdentityFolder, newcomer: Newcomer) -> messages.EnrolRequest:

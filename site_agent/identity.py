@@ -13,8 +13,9 @@ import structlog
 from security.errors import SecurityError
 from security.folders import IdentityFolder, LoadedIdentity
 from security.identity import Role
+from site_agent.audit import AuditLog
 from site_agent.backoff import Backoff
-from site_agent.errors import AgentError, EnrolmentError, RemoteError
+from site_agent.errors import AgentError, EnrolmentError, RemoteError, StorageError
 from site_agent.ports import Coordinator
 from site_agent.tls import member_credentials
 
@@ -31,6 +32,10 @@ class SiteIdentity:
         data: The agent's folder.
         passphrase: Of the keys.
 
+    Attributes:
+        loaded: Keys, certificate and trust, as they are now.
+        audit: Where a renewal is noted; None for nowhere.
+
     Raises:
         EnrolmentError: If the site is not enrolled.
         SecurityError: If key or certificate cannot be used.
@@ -42,6 +47,7 @@ class SiteIdentity:
             raise EnrolmentError(
                 f"{data} holds no enrolled site", remedy="enrol first: fedmepd-agent enroll --config FILE --token TOKEN"
             )
+        self.audit: AuditLog | None = None
         self.loaded: LoadedIdentity = self._folder.load(passphrase)
         if self.loaded.identity.role is not Role.SITE:
             raise EnrolmentError(f"{self.loaded.identity} is not a site's identity")
@@ -56,13 +62,19 @@ class SiteIdentity:
         Raises:
             RemoteError: If the coordinator cannot be reached or refuses.
             SecurityError: If what it sends is not to be believed.
+            StorageError: If the renewal, which is done then, cannot be noted.
         """
+        before = self.loaded.facts
         request = await asyncio.to_thread(self._folder.request_certificate, passphrase=self._passphrase)
         chain = await coordinator.renew(request)
         await asyncio.to_thread(self._folder.install_certificate, chain, now=now)
         self.loaded = await asyncio.to_thread(self._folder.load, self._passphrase)
         await coordinator.reopen()
-        _log.info("certificate renewed", expires=self.loaded.facts.not_after.isoformat())
+        facts = self.loaded.facts
+        _log.info("certificate renewed", expires=facts.not_after.isoformat())
+        if self.audit is not None:
+            details = {"serial": facts.serial, "expires": facts.not_after.isoformat(), "replaces": before.serial}
+            await asyncio.to_thread(self.audit.note, "certificate.renewed", facts.identity.uri, "accepted", **details)
 
 
 async def keep_renewed(
@@ -91,6 +103,6 @@ async def keep_renewed(
         try:
             await identity.renew(coordinator, now)
             backoff.succeeded()
-        except (RemoteError, SecurityError) as error:
+        except (RemoteError, SecurityError, StorageError) as error:
             failed(error)
             await sleep(_LEAST_PAUSE_S + backoff.failed())
