@@ -238,12 +238,16 @@ class AdvertisedKeys:
         site: Whose.
         channel_key: X25519 public key, 32 bytes.
         mask_key: X25519 public key, 32 bytes.
+        minimum: Fewest sites in a sum with this site.
+        colluders: That it assumes among them.
         signature: Ed25519, 64 bytes.
     """
 
     site: str
     channel_key: bytes
     mask_key: bytes
+    minimum: int
+    colluders: int
     signature: bytes
 
 
@@ -384,10 +388,12 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advertised:
-    """R0: the site's round keys."""
+    """R0: the site's round keys and what it demands of a sum (SPEC 10.1)."""
 
     channel_key: bytes
     mask_key: bytes
+    minimum: int
+    colluders: int
     signature: bytes
 
 

@@ -20,7 +20,7 @@ from protos.errors import MalformedMessageError
 MAX_TEXT = 500
 MAX_PEM_BYTES = 16 << 10
 MAX_SEGMENTS = 64
-MAX_ROSTER = 4096
+LEAST_COHORT, MAX_ROSTER = 3, 4096
 MAX_MODALITIES = 32
 MAX_ARTEFACT_BYTES = 1 << 40
 MAX_COUNT = (1 << 63) - 1  # a database's integers are signed

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from protos.codec.checks import (
     HASH_BYTES,
     KEY_BYTES,
+    LEAST_COHORT,
+    MAX_ROSTER,
     MAX_SEED_SHARES,
     MAX_SEGMENTS,
     SHARE_BYTES,
@@ -19,6 +21,7 @@ from protos.codec.checks import (
     distinct,
     exactly,
     increasing_or_equal,
+    integer,
     name,
     quoted,
     refuse,
@@ -31,7 +34,13 @@ from protos.v1 import federation_pb2 as federation
 
 def encode_advertised(body: Advertised) -> federation.Advertised:
     """Return the message of a site's round keys."""
-    return federation.Advertised(channel_key=body.channel_key, mask_key=body.mask_key, signature=body.signature)
+    return federation.Advertised(
+        channel_key=body.channel_key,
+        mask_key=body.mask_key,
+        minimum=body.minimum,
+        colluders=body.colluders,
+        signature=body.signature,
+    )
 
 
 def decode_advertised(message: federation.Advertised) -> Advertised:
@@ -43,6 +52,8 @@ def decode_advertised(message: federation.Advertised) -> Advertised:
     return Advertised(
         channel_key=exactly(message.channel_key, "Advertised.channel_key", KEY_BYTES),
         mask_key=exactly(message.mask_key, "Advertised.mask_key", KEY_BYTES),
+        minimum=integer(message.minimum, "Advertised.minimum", least=LEAST_COHORT, most=MAX_ROSTER),
+        colluders=integer(message.colluders, "Advertised.colluders", most=MAX_ROSTER),
         signature=exactly(message.signature, "Advertised.signature", SIGNATURE_BYTES),
     )
 

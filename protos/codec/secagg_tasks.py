@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from protos.codec.checks import (
     HASH_BYTES,
     KEY_BYTES,
+    LEAST_COHORT,
     MAX_ARTEFACT_BYTES,
     MAX_MODALITIES,
     MAX_ROSTER,
@@ -84,7 +85,12 @@ def encode_share(task: Share) -> federation.Share:
     return federation.Share(
         keys=[
             federation.AdvertisedKeys(
-                site=known.site, channel_key=known.channel_key, mask_key=known.mask_key, signature=known.signature
+                site=known.site,
+                channel_key=known.channel_key,
+                mask_key=known.mask_key,
+                minimum=known.minimum,
+                colluders=known.colluders,
+                signature=known.signature,
             )
             for known in task.keys
         ]
@@ -191,6 +197,8 @@ def _decode_keys(message: federation.AdvertisedKeys, where: str) -> AdvertisedKe
         site=name(message.site, f"{where}.site"),
         channel_key=exactly(message.channel_key, f"{where}.channel_key", KEY_BYTES),
         mask_key=exactly(message.mask_key, f"{where}.mask_key", KEY_BYTES),
+        minimum=integer(message.minimum, f"{where}.minimum", least=LEAST_COHORT, most=MAX_ROSTER),
+        colluders=integer(message.colluders, f"{where}.colluders", most=MAX_ROSTER),
         signature=exactly(message.signature, f"{where}.signature", SIGNATURE_BYTES),
     )
 

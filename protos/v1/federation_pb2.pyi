@@ -483,6 +483,8 @@ class AdvertisedKeys(_message.Message):
     CHANNEL_KEY_FIELD_NUMBER: _builtins.int
     MASK_KEY_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    MINIMUM_FIELD_NUMBER: _builtins.int
+    COLLUDERS_FIELD_NUMBER: _builtins.int
     site: _builtins.str
     channel_key: _builtins.bytes
     """X25519, 32 bytes"""
@@ -490,6 +492,10 @@ class AdvertisedKeys(_message.Message):
     """X25519, 32 bytes"""
     signature: _builtins.bytes
     """Ed25519, 64 bytes"""
+    minimum: _builtins.int
+    """fewest sites in a sum with this site"""
+    colluders: _builtins.int
+    """that the site assumes among them"""
     def __init__(
         self,
         *,
@@ -497,10 +503,12 @@ class AdvertisedKeys(_message.Message):
         channel_key: _builtins.bytes = ...,
         mask_key: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
+        minimum: _builtins.int = ...,
+        colluders: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_key", b"channel_key", "mask_key", b"mask_key", "signature", b"signature", "site", b"site"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_key", b"channel_key", "colluders", b"colluders", "mask_key", b"mask_key", "minimum", b"minimum", "signature", b"signature", "site", b"site"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -857,19 +865,27 @@ class Advertised(_message.Message):
     CHANNEL_KEY_FIELD_NUMBER: _builtins.int
     MASK_KEY_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    MINIMUM_FIELD_NUMBER: _builtins.int
+    COLLUDERS_FIELD_NUMBER: _builtins.int
     channel_key: _builtins.bytes
     mask_key: _builtins.bytes
     signature: _builtins.bytes
+    minimum: _builtins.int
+    """fewest sites in a sum with this site"""
+    colluders: _builtins.int
+    """that the site assumes among them"""
     def __init__(
         self,
         *,
         channel_key: _builtins.bytes = ...,
         mask_key: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
+        minimum: _builtins.int = ...,
+        colluders: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_key", b"channel_key", "mask_key", b"mask_key", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_key", b"channel_key", "colluders", b"colluders", "mask_key", b"mask_key", "minimum", b"minimum", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -41,8 +41,8 @@ class Answer:
     """
 
     site: str
-    seeds: Mapping[str, Mapping[str, bytes]]
-    keys: Mapping[str, bytes]
+    seeds: Mapping[str, Mapping[str, bytes]] = field(repr=False)
+    keys: Mapping[str, bytes] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

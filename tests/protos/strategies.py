@@ -141,13 +141,19 @@ advertises = st.builds(
     context=digests,
 )
 _sealed = _by_site(SealedShare, sealed=st.binary(min_size=1, max_size=300) | st.just(bytes(MAX_SEALED_BYTES)))
+_demands = {
+    "channel_key": keys,
+    "mask_key": keys,
+    "minimum": st.integers(3, MAX_ROSTER),
+    "colluders": st.integers(0, MAX_ROSTER),
+}
 TASKS: dict[str, st.SearchStrategy[Any]] = {  # by name in the schema
     "wait": st.builds(Wait, reason=texts),
     "train": trains,
     "submit": submits,
     "finish": finishes,
     "advertise": advertises,
-    "share": st.builds(Share, keys=_by_site(AdvertisedKeys, channel_key=keys, mask_key=keys, signature=signatures)),
+    "share": st.builds(Share, keys=_by_site(AdvertisedKeys, signature=signatures, **_demands)),
     "mask": st.builds(Mask, sharers=rosters, shares=_sealed),
     "confirm": st.builds(Confirm, survivors=rosters),
     "unmask": st.builds(Unmask, signatures=_by_site(SurvivorSignature, signature=signatures)),
@@ -192,7 +198,7 @@ BODIES: dict[str, st.SearchStrategy[Any]] = {  # by name in the schema
     "declined": st.builds(Declined, cause=st.sampled_from(DeclineCause), problem=texts),
     "finished": st.just(Finished()),
     "prepared": st.builds(Prepared, segments=_some(slices, MAX_SEGMENTS, lambda part: part.name), seconds=reals),
-    "advertised": st.builds(Advertised, channel_key=keys, mask_key=keys, signature=signatures),
+    "advertised": st.builds(Advertised, signature=signatures, **_demands),
     "shared": st.builds(Shared, commitments=st.lists(keys, min_size=1, max_size=6).map(tuple), shares=_sealed),
     "masked": st.builds(Masked, manifest=manifests),
     "confirmed": st.builds(Confirmed, signature=signatures),

@@ -55,8 +55,8 @@ def named(*names: str, sha256: bytes = bytes(32)) -> list[federation.NamedHash]:
     return [federation.NamedHash(name=name, sha256=sha256) for name in names]
 
 
-def advertised_keys(site: str, **changes: bytes) -> federation.AdvertisedKeys:
-    sound = {"channel_key": bytes(32), "mask_key": bytes(32), "signature": bytes(64)}
+def advertised_keys(site: str, **changes: bytes | int) -> federation.AdvertisedKeys:
+    sound = {"channel_key": bytes(32), "mask_key": bytes(32), "minimum": 3, "signature": bytes(64)}
     return federation.AdvertisedKeys(site=site, **(sound | changes))
 
 
@@ -86,8 +86,8 @@ def prepared(*names: str, seconds: float = 1.0, values: int = 1) -> federation.R
     return report(prepared=federation.Prepared(segments=slices, seconds=seconds))
 
 
-def advertised(**changes: bytes) -> federation.ReportRequest:
-    sound = {"channel_key": bytes(32), "mask_key": bytes(32), "signature": bytes(64)}
+def advertised(**changes: bytes | int) -> federation.ReportRequest:
+    sound = {"channel_key": bytes(32), "mask_key": bytes(32), "minimum": 3, "signature": bytes(64)}
     return report(advertised=federation.Advertised(**(sound | changes)))
 
 
@@ -197,6 +197,9 @@ REFUSED: list[tuple[Any, str]] = [
     (prepared("common", seconds=float("nan")), "Prepared.seconds: nan"),
     (advertised(channel_key=bytes(31)), "Advertised.channel_key: 31 bytes, wanted 32"),
     (advertised(mask_key=b""), "Advertised.mask_key: 0 bytes, wanted 32"),
+    (advertised(minimum=2), "Advertised.minimum: 2, wanted 3 to 4096"),
+    (advertised(minimum=4097), "Advertised.minimum: 4097, wanted 3 to 4096"),
+    (advertised(colluders=4097), "Advertised.colluders: 4097, wanted 0 to 4096"),
     (advertised(signature=bytes(32)), "Advertised.signature: 32 bytes, wanted 64"),
     (report(masked=federation.Masked()), "Masked.manifest: missing"),
     (report(masked=federation.Masked(manifest=federation.VectorManifest())), "Masked.manifest.vector: missing"),
