@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from security import secagg
 from security.errors import OpeningError
 from security.secagg import Demands, dump_state, load_state
+from security.secagg.opening import _Recoverer
+from security.shamir import PRIME
 from tests.security.secagg.cohort import OWN, SEGMENTS, Cohort, lying, setting_of, whole
 
 SITES = tuple(sorted(OWN))
@@ -92,6 +95,21 @@ def test_wrong_shares_of_a_dropped_site_s_key_do_not_spoil_the_sum():
     opening = secagg.recover(lying(cohort.transcript, "s3"))
     for name, total in cohort.opened(opening).items():
         assert (total == cohort.plain(name)).all()
+
+
+def test_shares_that_make_no_secret_at_all_do_not_spoil_the_sum():
+    """One share is such that the first set that is tried gives a number of more than 32 bytes."""
+    cohort = whole()
+    transcript, points = cohort.transcript, range(1, 6)
+    shares = [int.from_bytes(a.seeds["ant"]["common"], "big") for a in transcript.answers[:5]]
+    weights = [prod(-j * pow(i - j, -1, PRIME) for j in points if j != i) for i in points]  # Lagrange at 0
+    rest = sum(weight * share for weight, share in zip(weights[1:], shares[1:], strict=True))
+    wrong = ((1 << 256) + 5 - rest) * pow(weights[0], -1, PRIME) % PRIME
+    first = transcript.answers[0]
+    seeds = {**first.seeds, "ant": {**first.seeds["ant"], "common": wrong.to_bytes(33, "big")}}
+    spoilt = replace(transcript, answers=(replace(first, seeds=seeds), *transcript.answers[1:]))
+    recover = _Recoverer(spoilt)
+    assert recover._seed("ant", "common") == cohort.states["ant"].seeds[1]
 
 
 def test_too_many_wrong_shares_are_found_out_and_named():
