@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from tests.security import slow_secagg as slow
+from tests.security.slow_demands import Demands
 from tests.security.slow_terms import Member, Membership, Segment, Setting, x25519
 
 Json = dict[str, Any]
@@ -66,8 +67,8 @@ def site_of(given: Json, setting: Setting) -> slow.Site:
         seeds={name: bytes.fromhex(seed) for name, seed in given["seeds"].items()},
         coefficients=[[int(c, 16) for c in coefficients] for coefficients in given["coefficients"]],
     )
-    policy = slow.Policy(**given["policy"])
-    return slow.Site(given["site"], bytes.fromhex(given["identity_private_key"]), setting, policy, draws)
+    identity = bytes.fromhex(given["identity_private_key"])
+    return slow.Site(given["site"], identity, setting, Demands(**given["demands"]), draws)
 
 
 def tampered(message: bytes) -> bytes:
@@ -134,7 +135,7 @@ def expected_of(play: Play) -> Json:
         "masked": {i: {g: words_hex(y) for g, y in vector.items()} for i, vector in play.masked.items()},
         "survivors_message": any_site.survivors.hex(),
         "survivor_signatures": {i: signature.hex() for i, signature in play.signatures.items()},
-        "open_segments": {i: [g.name for g in play.sites[i].open_segments()] for i in play.u3},
+        "open_segments": [g.name for g in any_site.open_segments()],
         "answers": {i: answer(play, i) for i in play.u3},
         "sums": play.sums,
     }
@@ -146,7 +147,7 @@ def advertisement(ctx0: bytes, said: slow.Advertisement) -> Json:
         "site": said.site,
         "channel_public_key": said.channel.hex(),
         "mask_public_key": said.mask.hex(),
-        "message": slow.advertise_message(ctx0, said.site, said.channel, said.mask).hex(),
+        "message": slow.advertise_message(ctx0, said).hex(),
         "signature": said.signature.hex(),
     }
 

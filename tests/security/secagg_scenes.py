@@ -1,4 +1,7 @@
-"""Rounds of secure aggregation from fixed inputs: who takes part, what everyone draws, who drops out when.
+"""Rounds of secure aggregation from fixed inputs: who takes part, what all demand and draw, who drops out when.
+
+A scene gives demands as minimum and colluders: `demands` for all sites, `own_demands` for some; `approved` says whom a
+site's persons approve, and raises its minimum (SPEC 10.1). `segments` have their values and `least open`.
 
 Everything that a party would draw at random comes from one stream, `draw(what)`: SHA-256 of the UTF-8 text
 `fedmepd known answers|` and `what`, which names the scene, the site and the use. A number below p is
@@ -14,6 +17,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.security.secagg_play import membership_of
+from tests.security.slow_demands import raised
 from tests.security.slow_terms import P, threshold
 
 Json = dict[str, Any]
@@ -51,8 +55,7 @@ ROUND: Scene = {
     "previous": ["A-hospital", "b1", "b10", "b2", "c_x"],
     "round": [3, 1],
     "segments": {"modality/flair": [7, 4], "modality/t1": [5, 3], "common": [11, 5]},
-    "policies": {},
-    "colluders": 1,
+    "demands": [3, 1],
     "never_advertised": [],
     "never_shared": [],
     "never_masked": [],
@@ -74,8 +77,7 @@ DROPOUTS: Scene = {
     "previous": ["Alpha", "b1", "b10", "b2", "c_x", "delta", "eps"],
     "round": [1, 1],
     "segments": {"modality/flair": [7, 5], "modality/t1": [5, 4], "common": [11, 5]},
-    "policies": {},
-    "colluders": 0,
+    "demands": [3, 0],
     "never_advertised": [],
     "never_shared": ["b2"],
     "never_masked": ["delta"],
@@ -84,15 +86,17 @@ DROPOUTS: Scene = {
 POLICIES: Scene = {
     "name": "policies",
     "about": "Six sites were asked, zeta never advertises; d.away announced last time and is not asked. modality/t1 has"
-    " three survivors but a slot too thin by who is gone: closed. A-hospital approves of two sites only: modality/t2 is"
-    " closed to it, and opened by the four others. c_x's bundle for A-hospital is damaged. b1 answers with a false"
-    " share of b10's seed for modality/flair. Five policies ask for less than the list's minimum cohort.",
+    " three survivors, but a slot too thin by who is gone, d.away among them: closed. At b2 two sites of the roster are"
+    " not approved, c_x and zeta, so that it demands five: modality/t2, which it is in, is closed to all, while"
+    " modality/flair, which it is not in, is open with four. A-hospital assumes two colluders: modality/pet with three"
+    " sites is closed to all. c_x's bundle for A-hospital is damaged. b1 answers with a false share of b10's seed for"
+    " modality/flair.",
     "members": {
-        "A-hospital": ["flair", "t2"],
-        "b1": ["flair", "t2"],
+        "A-hospital": ["flair", "pet", "t2"],
+        "b1": ["flair", "pet", "t1", "t2"],
         "b10": ["flair", "t1"],
-        "b2": ["t1", "t2"],
-        "c_x": ["flair", "t1", "t2"],
+        "b2": ["t2"],
+        "c_x": ["flair", "pet", "t1", "t2"],
         "d.away": ["flair", "t1"],
         "zeta": ["flair", "t1"],
     },
@@ -101,13 +105,14 @@ POLICIES: Scene = {
     "round": [9, 2],
     "segments": {
         "modality/flair": [7, 5],
+        "modality/pet": [4, 3],
         "modality/t1": [5, 4],
         "modality/t2": [3, 0],
-        "common": [11, 5],
+        "common": [11, 7],
     },
-    "policies": {"A-hospital": ["b1", "b10"]},
-    "minimum": 1,
-    "colluders": 1,
+    "demands": [3, 1],
+    "own_demands": {"A-hospital": [3, 2], "b2": [3, 0]},
+    "approved": {"b2": ["A-hospital", "b1", "b10"]},
     "never_advertised": ["zeta"],
     "never_shared": [],
     "never_masked": [],
@@ -180,10 +185,12 @@ def membership_file(scene: str, owners: dict[str, list[str]]) -> Json:
 
 
 def site_inputs(scene: Scene, site: str, t: int) -> Json:
-    """A site's keys, draws, policy and vector; a vector's last value says 1, its first scalar (SPEC 11.3)."""
+    """A site's keys, draws, demands and vector; a vector's last value says 1, its first scalar (SPEC 11.3)."""
     about = f"{scene['name']}|{site}"
     own = [g for g in scene["segments"] if g == "common" or g.removeprefix("modality/") in scene["members"][site]]
     values = {g: scene["segments"][g][0] for g in own}
+    minimum, colluders = scene.get("own_demands", {}).get(site, scene["demands"])
+    roster, approved = scene["roster"], scene.get("approved", {}).get(site, scene["roster"])
     return {
         "site": site,
         "identity_private_key": draw(f"{about}|identity").hex(),
@@ -193,11 +200,7 @@ def site_inputs(scene: Scene, site: str, t: int) -> Json:
         "coefficients": [
             [number_hex(draw_below_p(f"{about}|secret {k}|c{i}")) for i in range(1, t)] for k in range(1 + len(own))
         ],
-        "policy": {
-            "minimum": scene.get("minimum", 3),
-            "colluders": scene["colluders"],
-            "approved": scene["policies"].get(site),
-        },
+        "demands": {"minimum": raised(minimum, roster, approved, site), "colluders": colluders},
         "vector": {g: [*struct.unpack(f">{n - 1}I", drawn_bytes(f"{about}|{g}", n - 1)), 1] for g, n in values.items()},
     }
 

@@ -1,20 +1,22 @@
 """The steps of secure aggregation as SPEC 10 and 11 have them: slow, obvious, and independent of `security`.
 
 The known answers `vectors/secagg_*.json` are made with it (`make_secagg_vectors`). All that is random is passed in.
-It checks what parties tell each other (10.3, 10.5, 10.8 to 10.10), not what a site knows of its surroundings (9.5),
-and keeps nothing (11.4 to 11.6). It takes no care of secrets in memory, of time or of speed.
+It checks what parties tell each other (10.3, 10.5, 10.8 and 10.9; 10.10 stands in `slow_demands`), not what a site
+knows of its surroundings (9.5), and keeps nothing (11.4 to 11.6). It takes no care of secrets in memory, of time or of
+speed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from tests.security.slow_demands import Demands, is_open, within_bounds
 from tests.security.slow_terms import (
     SHARE_BYTES,
     Segment,
@@ -23,6 +25,8 @@ from tests.security.slow_terms import (
     digest,
     frame,
     hkdf,
+    integer,
+    low_order,
     prg,
     require,
     shamir_recover,
@@ -46,19 +50,23 @@ class Advertisement:
     site: str
     channel: bytes
     mask: bytes
+    demands: Demands
     signature: bytes
 
+    def parts(self) -> tuple[bytes | str, ...]:
+        """What 10.1 signs and 10.2 hashes of it."""
+        demands = integer(self.demands.minimum), integer(self.demands.colluders)
+        return (self.site, self.channel, self.mask, *demands)
 
-def advertise_message(ctx0: bytes, site: str, channel: bytes, mask: bytes) -> bytes:
+
+def advertise_message(ctx0: bytes, said: Advertisement) -> bytes:
     """SPEC 10.1."""
-    return frame("fedmepd/secagg-advertise", 1, ctx0, site, channel, mask)
+    return frame("fedmepd/secagg-advertise", 1, ctx0, *said.parts())
 
 
 def keys_digest(ctx0: bytes, u1: list[Advertisement]) -> bytes:
     """ctx1 (SPEC 10.2)."""
-    return digest(
-        "fedmepd/secagg-keys", 1, ctx0, *(frame("fedmepd/secagg-key", 1, a.site, a.channel, a.mask) for a in u1)
-    )
+    return digest("fedmepd/secagg-keys", 1, ctx0, *(frame("fedmepd/secagg-key", 1, *a.parts()) for a in u1))
 
 
 def channel_key(ctx1: bytes, sender: str, receiver: str, shared: bytes) -> bytes:
@@ -90,28 +98,6 @@ def survivors_message(ctx1: bytes, u2: list[str], u3: list[str]) -> bytes:
     """SPEC 10.8."""
     sharers, inputs = frame("fedmepd/secagg-sharers", 1, *u2), frame("fedmepd/secagg-inputs", 1, *u3)
     return frame("fedmepd/secagg-survivors", 1, ctx1, sharers, inputs)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """A site's own (SPEC 10.10): approved None lets all count."""
-
-    minimum: int
-    colluders: int
-    approved: tuple[str, ...] | None = None
-
-
-def is_open(setting: Setting, segment: Segment, u3: list[str], site: str, policy: Policy) -> bool:
-    """SPEC 10.10, as `site` sees it."""
-    survivors = [i for i in u3 if setting.membership.has(i, segment.name)]
-    counting = [i for i in survivors if policy.approved is None or i in policy.approved or i == site]
-    gone = [i for i in setting.previous if setting.membership.has(i, segment.name) and i not in u3]
-    m = max(policy.minimum, setting.membership.minimum_cohort, 3)
-    return (
-        len(counting) >= m
-        and len(counting) - policy.colluders >= 2
-        and (segment.least_open == 0 or segment.least_open - len(gone) >= m)
-    )
 
 
 def require_set(sites: list[str], within: list[str], clause: str, least: int, site: str) -> None:
@@ -158,8 +144,8 @@ class Answer:
 class Site:
     """One site in one attempt; each step is called once, in order."""
 
-    def __init__(self, name: str, identity: bytes, setting: Setting, policy: Policy, draws: Draws) -> None:
-        self.name, self.setting, self.policy, self.draws = name, setting, policy, draws
+    def __init__(self, name: str, identity: bytes, setting: Setting, demands: Demands, draws: Draws) -> None:
+        self.name, self.setting, self.demands, self.draws = name, setting, demands, draws
         self.identity = Ed25519PrivateKey.from_private_bytes(identity)
         self.ctx0 = setting.ctx0()
         self.segments = [g for g in setting.segments if setting.membership.has(name, g.name)]
@@ -168,8 +154,8 @@ class Site:
     def advertise(self) -> Advertisement:
         """SPEC 10.1."""
         channel, mask = x25519_public(self.draws.channel), x25519_public(self.draws.mask)
-        signature = self.identity.sign(advertise_message(self.ctx0, self.name, channel, mask))
-        self.own = Advertisement(site=self.name, channel=channel, mask=mask, signature=signature)
+        said = Advertisement(site=self.name, channel=channel, mask=mask, demands=self.demands, signature=b"")
+        self.own = replace(said, signature=self.identity.sign(advertise_message(self.ctx0, said)))
         return self.own
 
     def share(self, keys: list[Advertisement]) -> Bundle:
@@ -192,12 +178,14 @@ class Site:
         require_set(u1, list(self.setting.roster), "10.3", 3, self.name)
         require(self.own in keys, "10.3", "the site's own keys were exchanged")
         for a in keys:
-            message = advertise_message(self.ctx0, a.site, a.channel, a.mask)
-            listed = self.setting.membership.members[a.site].identity_key
+            listed, message = self.setting.membership.members[a.site].identity_key, advertise_message(self.ctx0, a)
             require(signed_by(listed, a.signature, message), "10.3", f"{a.site}'s signature does not hold")
+            require(within_bounds(self.setting, a.demands), "10.3", f"{a.site} demands what it must not")
         public = [key for a in keys for key in (a.channel, a.mask)]
         require(len(set(public)) == len(public), "10.3", "a public key stands there twice")
-        require(is_open(self.setting, self.common, u1, self.name, self.policy), "10.3", "too few for common")
+        require(not any(map(low_order, public)), "10.3", "a public key is of low order")
+        self.demanded = {a.site: a.demands for a in keys}
+        require(is_open(self.setting, self.common, u1, self.demanded), "10.3", "too few for common")
 
     def plaintext(self, receiver: str) -> bytes:
         """Shares of all secrets for a site (SPEC 10.4)."""
@@ -225,7 +213,7 @@ class Site:
     def mask(self, u2: list[str], sealed: dict[str, bytes], q: dict[str, list[int]]) -> dict[str, list[int]]:
         """SPEC 10.5 and 10.6; q by segment."""
         require_set(u2, self.u1, "10.5", self.t, self.name)
-        require(is_open(self.setting, self.common, u2, self.name, self.policy), "10.5", "too few for common")
+        require(is_open(self.setting, self.common, u2, self.demanded), "10.5", "too few for common")
         self.u2 = u2
         opened = {peer: self.unseal(peer, sealed[peer]) for peer in u2 if peer != self.name and peer in sealed}
         own = self.plaintext(self.name)
@@ -253,7 +241,7 @@ class Site:
 
     def open_segments(self) -> list[Segment]:
         """SPEC 10.10."""
-        return [g for g in self.setting.segments if is_open(self.setting, g, self.u3, self.name, self.policy)]
+        return [g for g in self.setting.segments if is_open(self.setting, g, self.u3, self.demanded)]
 
     def unmask(self, signatures: dict[str, bytes]) -> Answer:
         """SPEC 10.9."""

@@ -102,10 +102,8 @@ class Membership:
         return digest("fedmepd/membership-digest", 1, self.encode())
 
     def has(self, site: str, segment: str) -> bool:
-        """Whether a site is a member of a segment (SPEC 9.1)."""
-        if segment == "common":
-            return True
-        return site in self.members and segment in {f"modality/{m}" for m in self.members[site].modalities}
+        """Whether a site is a member of a segment (SPEC 9.1); a site that is not on the list is an error (10.10)."""
+        return segment == "common" or segment in {f"modality/{m}" for m in self.members[site].modalities}
 
 
 # SPEC 9: terms
@@ -208,6 +206,15 @@ def x25519(private: bytes, public: bytes) -> bytes:
 def x25519_public(private: bytes) -> bytes:
     """RFC 7748."""
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def low_order(public: bytes) -> bool:
+    """Whether X25519 with a key is zero, whatever the private key (SPEC 10.3): scalars are multiples of 8."""
+    try:
+        x25519(bytes([1]) * 32, public)
+    except ValueError:
+        return True
+    return False
 
 
 def signed_by(public: bytes, signature: bytes, message: bytes) -> bool:
