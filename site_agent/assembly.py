@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from site_agent.approvals import Approvals
 from site_agent.audit import AuditLog
 from site_agent.config import Config
 from site_agent.driver import Agent
@@ -24,7 +25,11 @@ from site_agent.gathering import Tools
 from site_agent.identity import SiteIdentity
 from site_agent.link import Link
 from site_agent.membership import Standing
+from site_agent.policy_file import Policy
+from site_agent.ports import Notes
 from site_agent.reports import Ledger
+from site_agent.rules import Rules
+from site_agent.secagg.steps import Steps
 from site_agent.status import StatusFile
 from site_agent.training import Training
 from site_agent.transfers import Downloads
@@ -69,14 +74,23 @@ def alone(data: Path) -> Iterator[None]:
 
 
 async def _run(config: Config, identity: SiteIdentity, *, until_finished: bool) -> int:
-    tools = _tools(config, identity)
-    until = asyncio.Event()
-    _obey_signals(until, tools)
-    _log.info("agent", site=identity.loaded.identity.id, coordinator=config.agent.coordinator)
-    return await Agent(tools, until_finished=until_finished).run(until)
+    with AuditLog(config.data, identity.loaded.identity.uri) as notes:
+        tools = tools_of(config, identity, notes)
+        until = asyncio.Event()
+        _obey_signals(until, tools)
+        _log.info("agent", site=identity.loaded.identity.id, coordinator=config.agent.coordinator)
+        return await Agent(tools, until_finished=until_finished).run(until)
 
 
-def _tools(config: Config, identity: SiteIdentity) -> Tools:
+def tools_of(config: Config, identity: SiteIdentity, notes: Notes) -> Tools:
+    """Return what an agent works with, by its configuration and the policy that it names.
+
+    Raises:
+        ConfigError: If the policy is wrong.
+        StateError: If a file of the agent's own is damaged.
+    """
+    policy = Policy.of(config)
+    config = policy.tightened(config)
     address, loaded = config.agent.coordinator, identity.loaded
     status = StatusFile(config.data)
     status.now.site = loaded.identity.id
@@ -87,10 +101,15 @@ def _tools(config: Config, identity: SiteIdentity) -> Tools:
         config=config,
         identity=identity,
         coordinator=Link(address, config.proxy_for(address), identity.credentials),
-        training=Training(config, loaded.identity.id, trainer, downloads, status),
+        training=Training(
+            config, loaded.identity.id, trainer, downloads, status, most_norm=policy.limits.max_update_norm
+        ),
         downloads=downloads,
         ledger=Ledger(config.data / "reports.json"),
         standing=Standing(config.data / "membership.json"),
+        rules=Rules(policy=policy, approvals=Approvals(config.data), site=loaded.identity.id, notes=notes),
+        steps=Steps.at(config.data, notes),
+        notes=notes,
         status=status,
         clock=time.time,
     )

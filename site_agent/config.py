@@ -18,6 +18,7 @@ from site_agent.errors import ConfigError
 
 PASSPHRASE_VARIABLE = "FEDMEPD_KEY_PASSPHRASE"  # noqa: S105  a name, not a secret
 _ADDRESS = r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}$"
+POLICY_FILE = "policy.toml"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 _NEWCOMERS_PORT = 8444
 _LAST_PORT = 0xFFFF
@@ -35,6 +36,7 @@ class Service(_Section):
     coordinator: str = Field(pattern=_ADDRESS, description="host:port for members")
     enrolment: str | None = Field(None, pattern=_ADDRESS, description="host:port for newcomers; same host, port 8444")
     site: str | None = Field(None, pattern=_NAME, description="the site's id, as its token was made for")
+    policy: Path | None = Field(None, description="the hospital's policy; policy.toml beside this file if it is there")
 
 
 class Cohort(_Section):
@@ -134,7 +136,7 @@ def load_config(path: Path) -> Config:
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {'; '.join(_faults(error))}", remedy=_DOCUMENTED) from None
+        raise ConfigError(f"{path}: {'; '.join(faults(error, Config))}", remedy=_DOCUMENTED) from None
     return _resolved(config, path.parent.resolve())
 
 
@@ -145,25 +147,39 @@ def passphrase(environment: Mapping[str, str] = os.environ) -> bytes | None:
 
 
 def _resolved(config: Config, folder: Path) -> Config:
-    service = config.agent.model_copy(update={"data": folder / config.agent.data})
+    update = {"data": folder / config.agent.data, "policy": _policy(config.agent.policy, folder)}
+    service = config.agent.model_copy(update=update)
     cache = None if config.cohort.cache is None else folder / config.cohort.cache
     cohort = config.cohort.model_copy(update={"path": folder / config.cohort.path, "cache": cache})
     return config.model_copy(update={"agent": service, "cohort": cohort})
 
 
-def _faults(error: ValidationError) -> list[str]:
+def _policy(named: Path | None, folder: Path) -> Path | None:
+    """Return the policy's file: the one that is named, be it there or not, else the one that lies there."""
+    if named is not None:
+        return folder / named
+    beside = folder / POLICY_FILE
+    return beside if os.path.lexists(beside) else None
+
+
+def faults(error: ValidationError, kind: type[BaseModel]) -> list[str]:
+    """Return every fault of a file in words, the key first.
+
+    Args:
+        error: What was found.
+        kind: What the file should be.
+    """
     found = []
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"]) or "configuration"
         if item["type"] == "extra_forbidden":
-            found.append(f"unknown key {key!r} (known here: {', '.join(_known(item['loc'][:-1]))})")
+            found.append(f"unknown key {key!r} (known here: {', '.join(_known(item['loc'][:-1], kind))})")
         else:
             found.append(f"{key}: {item['msg'].removeprefix('Value error, ')}")
     return found
 
 
-def _known(path: tuple[str | int, ...]) -> list[str]:
-    section: type[BaseModel] = Config
+def _known(path: tuple[str | int, ...], section: type[BaseModel]) -> list[str]:
     for part in path:
         hint = section.model_fields[str(part)].annotation
         kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and issubclass(kind, BaseModel)]

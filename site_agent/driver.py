@@ -31,6 +31,7 @@ _IDLE_WAIT_S = 25.0
 _BUSY_WAIT_S = 3.0
 _SETTLED_S = 0.25  # what takes less than this need not be told
 _LOOK_AGAIN_S = 30.0
+_APPROVALS_S = 3.0
 _BROADCASTS = 2
 _TOLD = (AgentError, SecurityError, ProtocolError, FedmepdError)
 Sleep = Callable[[float], Awaitable[object]]
@@ -236,11 +237,13 @@ class Agent:
             now.action, now.task = None, None
 
     async def _await_change(self) -> None:
-        if not self._hands.waits_for_membership:
-            await self._changed.wait()
-            return
+        look_again_s = None
+        if self._hands.waits_for_membership:
+            look_again_s = _LOOK_AGAIN_S
+        elif self._hands.waits_for_person:
+            look_again_s = _APPROVALS_S
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), _LOOK_AGAIN_S)
+            await asyncio.wait_for(self._changed.wait(), look_again_s)
         self._hands.look_again()
 
     def _verdict(self, instruction: Instruction, facts: session.Facts) -> int | None:

@@ -49,11 +49,13 @@ class RefusalError(AgentError):
     Args:
         problem: What is wrong, in words that may leave the site.
         cause: Which kind it is.
+        clause: Which clause of `security/SPEC.md` or key of the policy forbids it, for the site's own audit log.
     """
 
-    def __init__(self, problem: str, *, cause: DeclineCause) -> None:
+    def __init__(self, problem: str, *, cause: DeclineCause, clause: str = "") -> None:
         super().__init__(problem)
         self.cause = cause
+        self.clause = clause
 
 
 class NotAMemberError(AgentError):

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import structlog
 
-from protos.terms import ArtefactRef, DeclineCause, Declined, Instruction, RoundId, Submit, Train
+from fedmepd.runspec import RunSpec
+from protos.terms import (
+    ArtefactRef,
+    DeclineCause,
+    Declined,
+    Finish,
+    Instruction,
+    RoundId,
+    Submit,
+    Train,
+    Wait,
+)
+from security.membership import MembershipList
 from site_agent import policy, session
 from site_agent.config import Config
 from site_agent.errors import RefusalError
 from site_agent.identity import SiteIdentity
 from site_agent.membership import Standing
-from site_agent.ports import Coordinator
+from site_agent.ports import Coordinator, Notes
 from site_agent.reports import Ledger
-from site_agent.session import Facts
+from site_agent.rules import Rules
+from site_agent.secagg.knowledge import Knowledge
+from site_agent.secagg.steps import Steps
+from site_agent.session import Facts, Made, WorkTask
 from site_agent.status import StatusFile
 from site_agent.training import Training
 from site_agent.transfers import Downloads
@@ -30,7 +46,10 @@ class RoundMemory:
 
     id: RoundId | None = None
     standing: bool | None = None
+    listed: MembershipList | None = None
+    sought: int = 0
     refusal: Declined | None = None
+    approval: str = ""
     uploaded: bool = False
     corrupted: int = 0
 
@@ -46,8 +65,16 @@ class Tools:
     downloads: Downloads
     ledger: Ledger
     standing: Standing
+    rules: Rules
+    steps: Steps
+    notes: Notes
     status: StatusFile
     clock: Callable[[], float]
+
+    @property
+    def now(self) -> datetime:
+        """The time."""
+        return datetime.fromtimestamp(self.clock(), UTC)
 
 
 class Gatherer:
@@ -67,45 +94,114 @@ class Gatherer:
 
     def facts(self, instruction: Instruction, current: RoundMemory) -> Facts:
         """Return what is so at the site, as far as the instruction needs it."""
-        ledger = self._tools.ledger
-        if instruction.round is None or ledger.pending is not None:
+        ledger, round_id = self._tools.ledger, instruction.round
+        if round_id is None or ledger.pending is not None:
             return Facts(pending=ledger.pending is not None)
+        made, space = ledger.made(round_id), self.workspace(round_id.run)
+        self._tools.steps.destroy(lambda other: _over(other, instruction, made))
         missing = tuple(ref for ref in session.artefacts_of(instruction) if not self._tools.downloads.has(ref))
-        made, space = ledger.made(instruction.round), self.workspace(instruction.round.run)
-        if current.refusal is None and not made.out:
-            current.refusal = self._refusal(instruction, missing)
+        spec = None
+        if current.refusal is None and not made.out and not isinstance(instruction.task, Finish | Wait):
+            spec = self._examine(instruction, missing, current)
         key = None
         if isinstance(instruction.task, Train):
-            key = session.inputs_key(instruction.round, instruction.run_spec, instruction.task)
+            key = session.inputs_key(round_id, instruction.run_spec, instruction.task)
         return Facts(
             missing=missing,
             standing=current.standing,
+            listed=current.sought,
             refusal=current.refusal,
-            result=space.result(instruction.round.round_number, key),
+            approval=current.approval,
+            plain=None if spec is None else spec.aggregation == "plain",
+            result=space.result(round_id.round_number, key),
+            masked=self._tools.steps.masked(round_id),
             made=made,
             uploaded=current.uploaded,
             kept=space.ending() is not None,
         )
 
-    def _refusal(self, instruction: Instruction, missing: tuple[ArtefactRef, ...]) -> Declined | None:
-        """Return why the hospital's policy forbids what is asked, if it does."""
-        round_id, spec, task, tools = instruction.round, instruction.run_spec, instruction.task, self._tools
-        if round_id is None or spec is None or not isinstance(task, Train | Submit):
-            return None
-        layout, training = self.workspace(round_id.run).layout(), tools.training
-        try:
-            if isinstance(task, Train):
-                policy.check_train(task, training.own, layout, tools.config)
-            else:
-                policy.check_submit(round_id, spec, task, site=training.site, layout=layout)
-            if spec not in missing:
-                policy.check_run(training.spec(spec), round_id.run, training.site, training.own)
-        except RefusalError as error:
-            return self.declined(error.cause, error.problem)
-        return None
+    def knowledge(self, round_id: RoundId, spec_ref: ArtefactRef, current: RoundMemory) -> Knowledge:
+        """Return what the site knows of a secure round by itself.
 
-    def declined(self, cause: DeclineCause, problem: str) -> Declined:
+        Raises:
+            RefusalError: If something of it is not here.
+        """
+        tools, space = self._tools, self.workspace(round_id.run)
+        layout, result = space.layout(), space.result(round_id.round_number)
+        if layout is None or result is None or current.listed is None:
+            raise RefusalError("the contribution is no longer on the site's disk", cause=DeclineCause.UPDATE)
+        loaded, policy_in_force = tools.identity.loaded, tools.rules.policy
+        return Knowledge(
+            site=loaded.identity.id,
+            consortium=loaded.identity.consortium,
+            identity_key=loaded.identity_key,
+            round=round_id,
+            spec=tools.training.spec(spec_ref),
+            spec_sha256=spec_ref.sha256,
+            layout=layout,
+            result=result,
+            contribution=space.contribution(round_id.round_number),
+            listed=current.listed,
+            minimum=policy_in_force.minimum(current.listed),
+            colluders=policy_in_force.aggregation.assumed_colluders,
+            counted=tools.rules.counted(current.listed),
+            most_norm=policy_in_force.limits.max_update_norm,
+            now=tools.now,
+        )
+
+    def _examine(
+        self, instruction: Instruction, missing: tuple[ArtefactRef, ...], current: RoundMemory
+    ) -> RunSpec | None:
+        """Ask the policy about the task and the run; return the run's specification if it is here."""
+        round_id, ref, task = instruction.round, instruction.run_spec, instruction.task
+        if round_id is None or ref is None or isinstance(task, Finish | Wait):
+            return None
+        try:
+            self._check_task(round_id, ref, task)
+            if ref in missing:
+                return None
+            spec = self._tools.training.spec(ref)
+            self._tools.status.now.aggregation = spec.aggregation
+            self._check_run(round_id, spec, ref, current)
+            if spec.aggregation == "secure" and not isinstance(task, Train | Submit) and current.listed is not None:
+                self._check_repeated(round_id, ref, task, current)
+        except RefusalError as error:
+            current.refusal = self.declined(error, round_id)
+            return None
+        return spec
+
+    def _check_task(self, round_id: RoundId, spec: ArtefactRef, task: WorkTask) -> None:
+        layout, training = self.workspace(round_id.run).layout(), self._tools.training
+        if isinstance(task, Train):
+            policy.check_train(task, training.own, layout, self._tools.config)
+        elif isinstance(task, Submit):
+            policy.check_submit(round_id, spec, task, site=training.site, layout=layout)
+
+    def _check_run(self, round_id: RoundId, spec: RunSpec, ref: ArtefactRef, current: RoundMemory) -> None:
+        """Check a run against configuration and policy; the cohort once the signed list is known."""
+        training, rules = self._tools.training, self._tools.rules
+        policy.check_run(spec, round_id.run, training.site, training.own)
+        if current.listed is not None:
+            rules.check(spec, current.listed)
+            current.approval = rules.waiting(spec, ref.sha256)
+
+    def _check_repeated(self, round_id: RoundId, ref: ArtefactRef, task: WorkTask, current: RoundMemory) -> None:
+        if isinstance(task, Train | Submit) or self.workspace(round_id.run).result(round_id.round_number) is None:
+            return
+        self._tools.steps.check_repeated(task, self.knowledge(round_id, ref, current))
+
+    def declined(self, error: RefusalError, round_id: RoundId | None) -> Declined:
         """Say, here and to whoever asks, why the site does not take part."""
-        _log.error("declining the round", cause=cause.value, problem=problem)
+        cause, problem = error.cause, error.problem
+        _log.error("declining the round", cause=cause.value, problem=problem, clause=error.clause or None)
         self._tools.status.error(f"round declined ({cause.value}): {problem}")
+        details = {"cause": cause.value, "problem": problem, "clause": error.clause}
+        self._tools.notes.note("round.declined", str(round_id or ""), "refused", **details)
         return Declined(cause=cause, problem=problem)
+
+
+def _over(other: RoundId, instruction: Instruction, made: Made) -> bool:
+    """Whether an attempt is over for this site, so that its secrets are to be destroyed (SPEC 11.6)."""
+    if instruction.round != other or isinstance(instruction.task, Finish):
+        return True
+    return made.out or made.unmasked

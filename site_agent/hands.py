@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TypeVar
 
 import structlog
 
 from protos.terms import (
+    Accepted,
     Activity,
     ActivityKind,
     ArtefactRef,
@@ -22,12 +22,19 @@ from protos.terms import (
     Declined,
     Finished,
     Instruction,
+    Prepared,
+    ReportBody,
+    RoundId,
+    Submitted,
+    Trained,
 )
 from security.errors import SecurityError
+from security.membership import MembershipList
 from site_agent import session
 from site_agent.errors import CorruptedError, NotAMemberError, RefusalError, RejectedError, StaleError, StorageError
 from site_agent.faults import disk
 from site_agent.gathering import Gatherer, RoundMemory, Tools
+from site_agent.ports import Outcome
 from site_agent.session import Facts
 from site_agent.transfers import send
 from site_agent.workspace import Workspace
@@ -50,6 +57,7 @@ class Hands:
         self._tools, self._busy = tools, busy
         self._round, self._gatherer = RoundMemory(), Gatherer(tools)
         self._writing = asyncio.Lock()
+        self._version = 0
         self.activity = Activity(kind=ActivityKind.IDLE)
 
     # -- facts ------------------------------------------------------------------------------------------------------
@@ -65,14 +73,19 @@ class Hands:
         return self._gatherer.workspace(run)
 
     def look_again(self) -> None:
-        """Look at the membership list again at the next occasion."""
+        """Look at the membership list again at the next occasion; approvals are looked up anyway."""
         if self._round.standing is False:
-            self._round.standing = None
+            self._round.standing, self._round.sought = None, 0
 
     @property
     def waits_for_membership(self) -> bool:
         """Whether the site is not on the list."""
         return self._round.standing is False
+
+    @property
+    def waits_for_person(self) -> bool:
+        """Whether a person at the site has to approve something."""
+        return bool(self._round.approval)
 
     async def reconcile(self, last_report: int, answered: int) -> str | None:
         """Compare the number of the last report with the coordinator's."""
@@ -93,40 +106,49 @@ class Hands:
         try:
             await self._perform(action)
         except RefusalError as error:
-            self._round.refusal = self._gatherer.declined(error.cause, error.problem)
+            await self._refuse(error)
         except StorageError as error:
-            if not isinstance(action, session.Download | session.DoTrain) or self._round.id is None:
+            if not isinstance(action, session.Download | session.DoTrain | session.MaskInput):
                 raise
             self._tools.status.error(str(error))
-            self._round.refusal = self._gatherer.declined(
-                DeclineCause.STORAGE, "the site's disk is full or not writable"
-            )
+            await self._refuse(RefusalError("the site's disk is full or not writable", cause=DeclineCause.STORAGE))
         except CorruptedError as error:
-            self._corrupted(action, error)
+            await self._corrupted(action, error)
         finally:
             self._show(ActivityKind.IDLE)
 
-    async def _perform(self, action: session.Action) -> None:
+    async def _perform(self, action: session.Action) -> None:  # noqa: C901  one row per action
         match action:
             case session.Resend():
                 await self._send(self._tools.ledger.pending)
             case session.Tell():
-                async with self._writing:
-                    request = await asyncio.to_thread(self._tools.ledger.prepare, action.round, action.body)
-                await self._send(request)
+                await self._tell(action.round, action.body)
             case session.CheckMembership():
-                await self._check_membership()
+                await self._check_membership(action.version)
             case session.Download():
                 await self._download(action.ref)
             case session.DoTrain():
                 await self._train(action)
+            case session.Answer():
+                self._step(type(action.task).__name__.lower())
+                await self._tell(action.round, await asyncio.to_thread(self._answer, action))
+            case session.MaskInput():
+                self._step("mask")
+                await asyncio.to_thread(self._mask, action)
             case session.Upload():
                 await self._upload(action)
             case session.FinishRun():
                 ending = await self._tools.training.finish(action, self.workspace(action.round.run), self._trains)
                 _log.info("run over", run=action.round.run, results=ending.run_dir or None, failure=ending.failure)
+                outcome: Outcome = "failed" if ending.failure else "accepted"
+                await self._note("run.finished", action.round.run, outcome, reason=action.task.reason or ending.failure)
             case session.Nothing():
                 pass
+
+    async def _tell(self, round_id: RoundId, body: ReportBody) -> None:
+        async with self._writing:
+            request = await asyncio.to_thread(self._tools.ledger.prepare, round_id, body)
+        await self._send(request)
 
     async def _send(self, request: bytes | None) -> None:
         """Send the pending report and note its answer."""
@@ -144,33 +166,58 @@ class Hands:
             if isinstance(report.body, Declined | Finished):
                 await self._write(lambda: ledger.leave(report.round))
             elif report.round == self._round.id:
-                self._round.refusal = self._gatherer.declined(
-                    DeclineCause.UPDATE, "the coordinator rejects what was reported"
-                )
+                await self._refuse(RefusalError("the coordinator rejects what was reported", cause=DeclineCause.UPDATE))
             return
         report = await self._write(lambda: ledger.answered(reply))
         name = type(report.body).__name__.lower()
         _log.info("reported", report=name, round=str(report.round), in_round=reply.in_round, message=reply.message)
+        if isinstance(report.body, Accepted | Trained | Prepared | Submitted):
+            await self._note(f"round.{name}", str(report.round), "accepted" if reply.in_round else "refused")
 
     async def _write(self, step: Callable[[], _T]) -> _T:
         async with self._writing:
             return await asyncio.to_thread(step)
 
-    async def _check_membership(self) -> None:
+    async def _check_membership(self, wanted: int) -> None:
         tools, current = self._tools, self._round
         unverified = await tools.coordinator.membership()
-        now = datetime.fromtimestamp(tools.clock(), UTC)
+        current.sought = wanted
         try:
             listed = await asyncio.to_thread(
-                tools.standing.check, unverified, loaded=tools.identity.loaded, own=tools.training.own, now=now
+                tools.standing.check, unverified, loaded=tools.identity.loaded, own=tools.training.own, now=tools.now
             )
         except (NotAMemberError, SecurityError) as error:
-            current.standing = False
+            current.standing, current.listed = False, None
             _log.warning("not taking part: the membership list", reason=str(error))
             tools.status.error(str(error))
+            await self._note("membership.refused", "membership list", "refused", problem=str(error))
         else:
-            current.standing = True
+            current.standing, current.listed = True, listed
+            current.sought = max(wanted, listed.version)
             _log.info("membership list verified", version=listed.version, members=len(listed.members))
+            await asyncio.to_thread(self._accept_list, listed)
+
+    def _accept_list(self, listed: MembershipList) -> None:
+        """Put down that a list is in force here, once per version."""
+        self._tools.rules.seen(listed)
+        if self._version != listed.version:
+            self._tools.notes.note(
+                "membership.accepted",
+                f"membership list {listed.version}",
+                "accepted",
+                members=len(listed.members),
+                minimum_cohort=listed.minimum_cohort,
+                digest=listed.digest,
+            )
+            self._version = listed.version
+
+    def _answer(self, action: session.Answer) -> ReportBody:
+        known = self._gatherer.knowledge(action.round, action.spec, self._round)
+        return self._tools.steps.answer(action.task, known)
+
+    def _mask(self, action: session.MaskInput) -> None:
+        known = self._gatherer.knowledge(action.round, action.spec, self._round)
+        self._tools.steps.mask(action.task, known)
 
     async def _download(self, ref: ArtefactRef) -> None:
         tools = self._tools
@@ -185,19 +232,30 @@ class Hands:
 
     async def _upload(self, action: session.Upload) -> None:
         tools = self._tools
-        path = self.workspace(action.round.run).contribution(action.round.round_number)
+        if action.masked:
+            path = tools.steps.keeper.masked(action.round)
+        else:
+            path = self.workspace(action.round.run).contribution(action.round.round_number)
         self._show(ActivityKind.UPLOADING, total=action.ref.size)
         moves = self._moves(ActivityKind.UPLOADING)
         await send(tools.coordinator, action.ref, path, stall_s=tools.config.limits.stall_s, progress=moves)
         self._round.uploaded = True
 
-    def _corrupted(self, action: session.Action, error: CorruptedError) -> None:
+    async def _corrupted(self, action: session.Action, error: CorruptedError) -> None:
         """Decline after wrong hashes: a download has been tried twice already, an upload may be once more."""
         self._round.corrupted += 1
         if isinstance(action, session.Upload) and self._round.corrupted < _CORRUPTED_UPLOADS:
             _log.warning("the upload arrived damaged; once more", reason=error.problem)
             return
-        self._round.refusal = self._gatherer.declined(DeclineCause.UPDATE, error.problem)
+        await self._refuse(RefusalError(error.problem, cause=DeclineCause.UPDATE))
+
+    async def _refuse(self, error: RefusalError) -> None:
+        """Note that the site does not take part in the rest of the round."""
+        current = self._round
+        current.refusal = await asyncio.to_thread(self._gatherer.declined, error, current.id)
+
+    async def _note(self, action: str, subject: str, outcome: Outcome, **details: str) -> None:
+        await asyncio.to_thread(lambda: self._tools.notes.note(action, subject, outcome, **details))
 
     def _check_space(self, size: int) -> None:
         data, least = self._tools.config.data, self._tools.config.limits.min_free_bytes
@@ -210,6 +268,10 @@ class Hands:
             )
 
     # -- what it looks like -----------------------------------------------------------------------------------------
+
+    def _step(self, name: str) -> None:
+        self._tools.status.now.step = name
+        self._tools.status.write()
 
     def _moves(self, kind: ActivityKind) -> Callable[[int, int], None]:
         return lambda done, total: self._show(kind, done, total)

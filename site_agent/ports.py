@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from fedmepd.supervision import ProgressListener
 from protos.codec import NextQuery
 from protos.terms import ArtefactRef, Instruction, ReportReply
+
+Outcome = Literal["accepted", "refused", "failed"]
 
 
 class Coordinator(Protocol):
@@ -72,3 +74,10 @@ class TrainerProgress(Protocol):
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         """Take note."""
+
+
+class Notes(Protocol):
+    """The audit log; `site_agent.audit.AuditLog` is one."""
+
+    def note(self, action: str, subject: str, outcome: Outcome, /, **details: str | float) -> None:
+        """Put down what happened, durably."""

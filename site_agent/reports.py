@@ -17,20 +17,37 @@ from protos import codec
 from protos.errors import ProtocolError
 from protos.terms import (
     Accepted,
+    Advertised,
     ArtefactRef,
+    Confirmed,
     Declined,
     Finished,
+    Masked,
+    Prepared,
     Report,
     ReportBody,
     ReportReply,
     RoundId,
+    Shared,
     Submitted,
     Trained,
+    Unmasked,
 )
 from protos.v1 import federation_pb2 as messages
 from site_agent.errors import StateError
 from site_agent.faults import disk
 from site_agent.session import Made
+
+_FLAGS: dict[type[ReportBody], str] = {
+    Accepted: "accepted",
+    Prepared: "prepared",
+    Advertised: "advertised",
+    Shared: "shared",
+    Submitted: "submitted",
+    Confirmed: "confirmed",
+    Unmasked: "unmasked",
+}
+_VECTORS = ("trained", "masked")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,12 +195,13 @@ def _after(made: Made, body: ReportBody, *, in_round: bool) -> Made:
     if not in_round or isinstance(body, Declined):
         return replace(made, out=True)
     match body:
-        case Accepted():
-            return replace(made, accepted=True)
         case Trained(manifest=manifest):
             return replace(made, trained=manifest.vector)
-        case Submitted():
-            return replace(made, submitted=True)
+        case Masked(manifest=manifest):
+            return replace(made, masked=manifest.vector)
+        case _:
+            setting: dict[str, Any] = {_FLAGS[type(body)]: True}
+            return replace(made, **setting)
 
 
 def _dumped(state: _State) -> dict[str, Any]:
@@ -194,10 +212,8 @@ def _dumped(state: _State) -> dict[str, Any]:
         "pending": None if pending is None else base64.b64encode(pending).decode(),
         "round": where and [where.run, where.round_number, where.attempt],
         "made": {
-            "accepted": made.accepted,
-            "trained": made.trained and [made.trained.sha256, made.trained.size],
-            "submitted": made.submitted,
-            "out": made.out,
+            **{name: getattr(made, name) for name in (*_FLAGS.values(), "out")},
+            **{name: (ref := getattr(made, name)) and [ref.sha256, ref.size] for name in _VECTORS},
         },
         "finished": state.finished,
     }
@@ -220,16 +236,14 @@ def _read(path: Path) -> _State:
 
 def _loaded(data: dict[str, Any]) -> _State:
     made, where, pending = data["made"], data["round"], data["pending"]
-    trained = made["trained"]
+    flags: dict[str, Any] = {name: bool(made.get(name, False)) for name in (*_FLAGS.values(), "out")}
+    vectors: dict[str, Any] = {
+        name: ArtefactRef(sha256=ref[0], size=ref[1]) for name in _VECTORS if (ref := made.get(name)) is not None
+    }
     return _State(
         last=int(data["last"]),
         pending=None if pending is None else base64.b64decode(pending, validate=True),
         round=None if where is None else RoundId(run=where[0], round_number=where[1], attempt=where[2]),
-        made=Made(
-            accepted=bool(made["accepted"]),
-            trained=None if trained is None else ArtefactRef(sha256=trained[0], size=trained[1]),
-            submitted=bool(made["submitted"]),
-            out=bool(made["out"]),
-        ),
+        made=Made(**flags, **vectors),
         finished=data["finished"],
     )

@@ -7,25 +7,37 @@ function goes on with what is missing; performing an action twice does nothing t
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from protos.terms import (
     Accepted,
+    Advertise,
     ArtefactRef,
+    Confirm,
     DeclineCause,
     Declined,
     Finish,
     Finished,
     Instruction,
+    Mask,
+    Masked,
+    Prepared,
     ReportBody,
     RoundId,
+    Share,
     Submit,
     Submitted,
     Train,
     Trained,
+    Unmask,
     VectorManifest,
     Wait,
 )
+
+AnswerTask = Advertise | Share | Confirm | Unmask
+WorkTask = Train | Submit | Mask | AnswerTask
+_LOST = "the contribution is no longer on the site's disk"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +46,17 @@ class Result:
 
     Attributes:
         key: Of the inputs it was trained on (`inputs_key`).
-        manifest: What it consists of.
+        manifest: What it consists of; of a secure run neither the hash in it nor the vector ever leaves the site.
         seconds: What training took.
+        inputs: SHA-256 of the artefacts it was trained on, by name: segments, `anchors`, `start`.
+        least_open: By segment, what its artefact's counts say (SPEC 9.1).
     """
 
     key: str
     manifest: VectorManifest
     seconds: float
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    least_open: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,15 +65,27 @@ class Made:
 
     Attributes:
         accepted: Whether the round was accepted.
-        trained: The vector that was announced.
+        trained: The vector that was announced, in a plain run.
+        prepared: Whether it was said that a contribution lies ready, in a secure run.
+        advertised: Whether keys were.
+        shared: Whether shares were.
+        masked: The masked vector that was announced.
         submitted: Whether its upload was reported.
+        confirmed: Whether the signature over the survivors was.
+        unmasked: Whether the shares that open the sum were.
         finished: Whether the run's end was.
         out: Whether the round goes on without the site.
     """
 
     accepted: bool = False
     trained: ArtefactRef | None = None
+    prepared: bool = False
+    advertised: bool = False
+    shared: bool = False
+    masked: ArtefactRef | None = None
     submitted: bool = False
+    confirmed: bool = False
+    unmasked: bool = False
     finished: bool = False
     out: bool = False
 
@@ -70,8 +98,12 @@ class Facts:
         pending: Whether a report waits for its answer.
         missing: What `artefacts_of` the instruction is not here yet, in that order.
         standing: Whether the signed list holds the site as it is; None if nobody has looked for this round.
+        listed: Version of the membership list that was looked for last, whether it was found or not.
         refusal: Why the site does not take part, if it does not.
+        approval: What waits for a person, in words; empty if nothing does.
+        plain: Whether the run takes updates in clear; None until its specification is here.
         result: The contribution to this round; for a training, one to the same inputs.
+        masked: The masked vector of this attempt, once it lies durably ready.
         made: Reports of this round.
         uploaded: Whether the coordinator has the whole contribution.
         kept: Whether the run's results were written.
@@ -80,8 +112,12 @@ class Facts:
     pending: bool = False
     missing: tuple[ArtefactRef, ...] = ()
     standing: bool | None = None
+    listed: int = 0
     refusal: Declined | None = None
+    approval: str = ""
+    plain: bool | None = None
     result: Result | None = None
+    masked: VectorManifest | None = None
     made: Made = Made()
     uploaded: bool = False
     kept: bool = False
@@ -101,7 +137,13 @@ class Resend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckMembership:
-    """Fetch and verify the signed membership list."""
+    """Fetch and verify the signed membership list.
+
+    Attributes:
+        version: The version that is wanted; 0 for any.
+    """
+
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,11 +171,36 @@ class Tell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Answer a task of secure aggregation: make the answer durable, then report it."""
+
+    round: RoundId
+    spec: ArtefactRef
+    task: AnswerTask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskInput:
+    """Make the masked vector; everything that is needed is here."""
+
+    round: RoundId
+    spec: ArtefactRef
+    task: Mask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """Send the contribution."""
+    """Send the contribution.
+
+    Attributes:
+        round: To which round.
+        ref: The vector.
+        masked: Whether it is the masked one; in clear only where the run and the hospital's policy are so.
+    """
 
     round: RoundId
     ref: ArtefactRef
+    masked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,10 +212,10 @@ class FinishRun:
     task: Finish
 
 
-Action = Nothing | Resend | CheckMembership | Download | DoTrain | Tell | Upload | FinishRun
+Action = Nothing | Resend | CheckMembership | Download | DoTrain | Tell | Answer | MaskInput | Upload | FinishRun
 
 
-def decide(instruction: Instruction, facts: Facts) -> Action:  # noqa: PLR0911  the table, row by row
+def decide(instruction: Instruction, facts: Facts) -> Action:
     """Return what is to be done now."""
     if facts.pending:
         return Resend()
@@ -159,17 +226,37 @@ def decide(instruction: Instruction, facts: Facts) -> Action:  # noqa: PLR0911  
         return Nothing(reason="the instruction names no round")
     if isinstance(task, Finish):
         return _finish(round_id, spec, task, facts)
+    return _gate(round_id, task, facts) or _work(round_id, spec, task, facts)
+
+
+def _gate(round_id: RoundId, task: WorkTask, facts: Facts) -> Action | None:  # noqa: PLR0911  the table, row by row
+    """Return what stands before any work: membership, the hospital's policy, its people; None if nothing does."""
     if facts.made.out:
         return Nothing(reason=f"round {round_id} goes on without this site")
     if facts.standing is None:
         return CheckMembership()
+    if isinstance(task, Advertise) and facts.listed < task.membership_version:
+        return CheckMembership(version=task.membership_version)
     if not facts.standing:
         return Nothing(reason="waiting to be on the signed membership list")
     if facts.refusal is not None:
         return Tell(round=round_id, body=facts.refusal)
+    if facts.approval:
+        return Nothing(reason=facts.approval)
+    if facts.plain is None:
+        return Download(ref=facts.missing[0]) if facts.missing else Nothing(reason="the run is not known here")
+    return None
+
+
+def _work(round_id: RoundId, spec: ArtefactRef, task: WorkTask, facts: Facts) -> Action:
+    if isinstance(task, Train):
+        return _train(round_id, spec, task, facts)
+    if isinstance(task, Submit) is not facts.plain:
+        mode = "in clear" if facts.plain else "in secure aggregation"
+        return _decline(round_id, f"run {round_id.run} is summed {mode} only", cause=DeclineCause.POLICY)
     if isinstance(task, Submit):
         return _submit(round_id, facts)
-    return _train(round_id, spec, task, facts)
+    return _mask(round_id, spec, task, facts) if isinstance(task, Mask) else _answer(round_id, spec, task, facts)
 
 
 def still_wanted(action: Action, instruction: Instruction) -> bool:
@@ -188,7 +275,8 @@ def still_wanted(action: Action, instruction: Instruction) -> bool:
         case Download():
             return action.ref in artefacts_of(instruction)
         case Upload():
-            return isinstance(instruction.task, Submit) and instruction.round == action.round
+            wanted = Mask if action.masked else Submit
+            return isinstance(instruction.task, wanted) and instruction.round == action.round
         case FinishRun():
             return isinstance(instruction.task, Finish) and instruction.round == action.round
         case _:
@@ -212,11 +300,10 @@ def inputs_key(round_id: RoundId, spec: ArtefactRef | None, task: Train) -> str:
 
 
 def _train(round_id: RoundId, spec: ArtefactRef, task: Train, facts: Facts) -> Action:
-    if facts.made.trained is not None:
+    if facts.made.trained is not None or facts.made.prepared:
         return Nothing(reason=f"round {round_id}: waiting for the other sites")
     if facts.result is not None:
-        body = Trained(manifest=facts.result.manifest, seconds=facts.result.seconds)
-        return Tell(round=round_id, body=body)
+        return Tell(round=round_id, body=_ready(facts.result, plain=facts.plain is True))
     if facts.missing:
         return Download(ref=facts.missing[0])
     if not facts.made.accepted:
@@ -224,13 +311,51 @@ def _train(round_id: RoundId, spec: ArtefactRef, task: Train, facts: Facts) -> A
     return DoTrain(round=round_id, spec=spec, task=task)
 
 
+def _ready(result: Result, *, plain: bool) -> ReportBody:
+    """Return the report that a contribution lies ready; of one that leaves masked only, it says no hash."""
+    if plain:
+        return Trained(manifest=result.manifest, seconds=result.seconds)
+    return Prepared(segments=result.manifest.segments, seconds=result.seconds)
+
+
+def _answer(round_id: RoundId, spec: ArtefactRef, task: AnswerTask, facts: Facts) -> Action:
+    made = facts.made
+    match task:
+        case Advertise():
+            told = made.advertised
+        case Share():
+            told = made.shared
+        case Confirm():
+            told = made.confirmed
+        case Unmask():
+            told = made.unmasked
+    if told:
+        return Nothing(reason=f"round {round_id}: waiting for the other sites")
+    if facts.result is None:
+        return _decline(round_id, _LOST)
+    return Answer(round=round_id, spec=spec, task=task)
+
+
+def _mask(round_id: RoundId, spec: ArtefactRef, task: Mask, facts: Facts) -> Action:
+    if facts.made.submitted:
+        return Nothing(reason=f"round {round_id}: submitted")
+    if facts.masked is None:
+        return _decline(round_id, _LOST) if facts.result is None else MaskInput(round=round_id, spec=spec, task=task)
+    vector = facts.masked.vector
+    if facts.made.masked is None:
+        return Tell(round=round_id, body=Masked(manifest=facts.masked))
+    if facts.made.masked != vector:
+        return _decline(round_id, "the masked vector is not the one that was announced")
+    if not facts.uploaded:
+        return Upload(round=round_id, ref=vector, masked=True)
+    return Tell(round=round_id, body=Submitted(vector=vector))
+
+
 def _submit(round_id: RoundId, facts: Facts) -> Action:
     if facts.made.submitted:
         return Nothing(reason=f"round {round_id}: submitted")
-    if facts.missing:
-        return Download(ref=facts.missing[0])
     if facts.result is None:
-        return _decline(round_id, "the contribution is no longer on the site's disk")
+        return _decline(round_id, _LOST)
     vector = facts.result.manifest.vector
     if facts.made.trained not in (None, vector):
         return _decline(round_id, "the contribution is not the one that was announced")
@@ -249,5 +374,5 @@ def _finish(round_id: RoundId, spec: ArtefactRef, task: Finish, facts: Facts) ->
     return FinishRun(round=round_id, spec=spec, task=task)
 
 
-def _decline(round_id: RoundId, problem: str) -> Tell:
-    return Tell(round=round_id, body=Declined(cause=DeclineCause.UPDATE, problem=problem))
+def _decline(round_id: RoundId, problem: str, cause: DeclineCause = DeclineCause.UPDATE) -> Tell:
+    return Tell(round=round_id, body=Declined(cause=cause, problem=problem))

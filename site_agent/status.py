@@ -29,6 +29,8 @@ class Status:
         run: The run, if any.
         round: Its round.
         attempt: Which try.
+        aggregation: `secure` or `plain`, once the run is known.
+        step: The last step of secure aggregation in this round.
         phase: What the agent is doing.
         done: Steps or bytes.
         total: Of how many; 0 if unknown.
@@ -49,6 +51,8 @@ class Status:
     run: str = ""
     round: int = 0
     attempt: int = 0
+    aggregation: str = ""
+    step: str = ""
     phase: str = "starting"
     done: int = 0
     total: int = 0

@@ -15,13 +15,14 @@ from fedmepd.jobs import Inputs, Opening, SiteRound
 from fedmepd.runspec import RunSpec, spec_from_dict
 from fedmepd.sections import Compute, Member
 from protos.terms import ArtefactRef, DeclineCause, Train
-from site_agent import policy
+from site_agent import broadcast, policy
 from site_agent.config import Config
 from site_agent.errors import RefusalError, StorageError
 from site_agent.ports import Trainer, TrainerProgress
 from site_agent.session import DoTrain, FinishRun, Result, inputs_key
 from site_agent.status import StatusFile
 from site_agent.transfers import Downloads
+from site_agent.updates import CheckedUpdate
 from site_agent.workspace import Ending, Workspace
 
 _log = structlog.get_logger("site_agent.training")
@@ -38,6 +39,7 @@ class Training:
         trainer: Does the jobs.
         downloads: Where the broadcast lies.
         status: Is told what the site sees of its own training.
+        most_norm: Largest norm of an update that leaves the site; None for any.
     """
 
     config: Config
@@ -45,6 +47,7 @@ class Training:
     trainer: Trainer
     downloads: Downloads
     status: StatusFile
+    most_norm: float | None = None
     _spec: tuple[str, RunSpec] | None = None
 
     @property
@@ -94,8 +97,15 @@ class Training:
             sha256=str(found["sha256"]),
             most=self.config.limits.max_update_bytes,
         )
-        key = inputs_key(action.round, action.spec, action.task)
-        result = Result(key=key, manifest=manifest, seconds=max(0.0, float(found["seconds"])))
+        update = CheckedUpdate(path, layout.for_member(self.own), spec.formats, most_norm=self.most_norm)
+        await asyncio.to_thread(update.check)
+        result = Result(
+            key=inputs_key(action.round, action.spec, action.task),
+            manifest=manifest,
+            seconds=max(0.0, float(found["seconds"])),
+            inputs=broadcast.names_of(action.task),
+            least_open=await asyncio.to_thread(broadcast.least_open_of, action.task, layout, spec.plan, self.downloads),
+        )
         await asyncio.to_thread(workspace.keep_result, action.round.round_number, result)
         self._show(action, found)
         return result

@@ -89,7 +89,7 @@ class Workspace:
             return None
         try:
             result = _result(found)
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             return None
         vector = result.manifest.vector
         try:
@@ -159,6 +159,8 @@ def _dumped(result: Result) -> dict[str, Any]:
         "seconds": result.seconds,
         "segments": [[part.name, part.values] for part in result.manifest.segments],
         "vector": [vector.sha256, vector.size],
+        "inputs": dict(result.inputs),
+        "least_open": dict(result.least_open),
     }
 
 
@@ -166,4 +168,10 @@ def _result(found: dict[str, Any]) -> Result:
     sha256, size = found["vector"]
     segments = tuple(SegmentSlice(name=str(name), values=int(values)) for name, values in found["segments"])
     manifest = VectorManifest(segments=segments, vector=ArtefactRef(sha256=str(sha256), size=int(size)))
-    return Result(key=str(found["key"]), manifest=manifest, seconds=float(found["seconds"]))
+    return Result(
+        key=str(found["key"]),
+        manifest=manifest,
+        seconds=float(found["seconds"]),
+        inputs={str(name): str(sha256) for name, sha256 in found["inputs"].items()},
+        least_open={str(name): int(count) for name, count in found["least_open"].items()},
+    )

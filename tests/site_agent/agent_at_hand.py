@@ -13,6 +13,7 @@ import numpy as np
 from fedmepd.artefacts import contribution_length
 from fedmepd.layout import Layout
 from fedmepd.layout_json import layout_to_json
+from site_agent.approvals import Approvals
 from site_agent.backoff import Backoff
 from site_agent.config import Config
 from site_agent.driver import Agent
@@ -20,10 +21,29 @@ from site_agent.gathering import Tools
 from site_agent.identity import SiteIdentity
 from site_agent.link import Link
 from site_agent.membership import Standing
+from site_agent.policy_file import Policy
 from site_agent.reports import Ledger
+from site_agent.rules import Rules
+from site_agent.secagg.steps import Steps
 from site_agent.status import StatusFile
 from site_agent.training import Training
 from site_agent.transfers import Downloads
+
+
+PLAIN = Policy.model_validate({"aggregation": {"plain": True}})
+
+
+@dataclass
+class Noted:
+    """An audit log that is a list."""
+
+    records: list[tuple] = field(default_factory=list)
+
+    def note(self, action, subject, outcome, /, **details):
+        self.records.append((action, subject, outcome, details))
+
+    def of(self, action):
+        return [record for record in self.records if record[0] == action]
 
 
 @dataclass
@@ -80,7 +100,14 @@ def config_of(data, members, newcomers, own, **limits) -> Config:
     )
 
 
-def build_tools(config, trainer, coordinator=None, clock=time.time) -> Tools:
+def policy_tools(data, site, policy=PLAIN, notes=None):
+    """Return what of an agent's tools has to do with policy and secure aggregation."""
+    notes = notes or Noted()
+    rules = Rules(policy=policy, approvals=Approvals(data), site=site, notes=notes)
+    return {"rules": rules, "steps": Steps.at(data, notes), "notes": notes}
+
+
+def build_tools(config, trainer, coordinator=None, clock=time.time, policy=PLAIN) -> Tools:
     identity = SiteIdentity(config.data, None)
     status = StatusFile(config.data)
     downloads = Downloads(config.data / "downloads", stall_s=config.limits.stall_s)
@@ -95,6 +122,7 @@ def build_tools(config, trainer, coordinator=None, clock=time.time) -> Tools:
         standing=Standing(config.data / "membership.json"),
         status=status,
         clock=clock,
+        **policy_tools(config.data, identity.loaded.identity.id, policy),
     )
 
 

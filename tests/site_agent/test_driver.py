@@ -38,11 +38,12 @@ from site_agent.status import StatusFile
 from site_agent.training import Training
 from site_agent.transfers import Downloads
 from tests.federation.hospital import MODALITIES, RUN, small_layout
-from tests.site_agent.agent_at_hand import IdleTrainer, build_agent, config_of, no_pause, until_true
+from tests.site_agent.agent_at_hand import IdleTrainer, build_agent, config_of, no_pause, policy_tools, until_true
 from tests.site_agent.test_transfers import ref_of
 
 LAYOUT = small_layout()
 ROUND = RoundId(run="r", round_number=1)
+LISTED = SimpleNamespace(version=1, members=(), minimum_cohort=4, digest="d" * 64)
 LIMIT_S = 20
 
 
@@ -52,7 +53,7 @@ def spec_bytes(own=MODALITIES):
     plan = parse_plan(
         {k: v for k, v in tomllib.loads(RUN.format(rounds=2, federation="")).items() if k == "run"}, source=""
     )
-    return json.dumps(make_spec(plan, run_id="r", sites={"a": own, "b": MODALITIES}).to_dict()).encode()
+    return json.dumps(make_spec(plan, run_id="r", sites={"a": own, "b": MODALITIES}, aggregation="plain").to_dict()).encode()
 
 
 class Script:
@@ -159,9 +160,10 @@ def tools_of(folder, script, trainer, standing=None):
         training=Training(config, "a", trainer, downloads, status),
         downloads=downloads,
         ledger=Ledger(folder / "reports.json"),
-        standing=standing or SimpleNamespace(check=lambda *_, **__: SimpleNamespace(version=1, members=())),
+        standing=standing or SimpleNamespace(check=lambda *_, **__: LISTED),
         status=status,
         clock=lambda: 0.0,
+        **policy_tools(folder, "a"),
     )
 
 

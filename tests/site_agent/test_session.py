@@ -68,7 +68,7 @@ def instruction(task, round_id=ROUND):
 
 
 TELL_TRAINED = Tell(round=ROUND, body=Trained(manifest=MANIFEST, seconds=1.0))
-READY = Facts(standing=True)
+READY = Facts(standing=True, listed=1, plain=True)
 TABLE = [
     (WAIT, READY, Nothing),
     (WAIT, replace(READY, pending=True), Resend),
@@ -112,6 +112,7 @@ FACTS = [
         pending=pending,
         missing=missing,
         standing=standing,
+        plain=True,
         refusal=refusal,
         result=result,
         made=Made(accepted=accepted, trained=trained, submitted=submitted, finished=finished, out=out),
@@ -202,6 +203,7 @@ class Site:
             pending=self.pending is not None,
             missing=missing,
             standing=self.standing,
+            plain=None if SPEC in missing else True,
             result=self.result,
             made=self.made,
             uploaded=self.uploaded,
