@@ -48,7 +48,8 @@ def run(config: Config, *, passphrase: bytes | None, until_finished: bool) -> in
     make_private(config.data)
     with alone(config.data), AuditLog(config.data, identity.loaded.identity.uri) as audit:
         identity.audit = audit
-        return asyncio.run(_run(config, identity, until_finished=until_finished))
+        tools = tools_of(config, identity, audit)
+        return asyncio.run(_run(tools, until_finished=until_finished))
 
 
 @contextlib.contextmanager
@@ -73,13 +74,11 @@ def alone(data: Path) -> Iterator[None]:
         os.close(handle)
 
 
-async def _run(config: Config, identity: SiteIdentity, *, until_finished: bool) -> int:
-    with AuditLog(config.data, identity.loaded.identity.uri) as notes:
-        tools = tools_of(config, identity, notes)
-        until = asyncio.Event()
-        _obey_signals(until, tools)
-        _log.info("agent", site=identity.loaded.identity.id, coordinator=config.agent.coordinator)
-        return await Agent(tools, until_finished=until_finished).run(until)
+async def _run(tools: Tools, *, until_finished: bool) -> int:
+    until = asyncio.Event()
+    _obey_signals(until, tools)
+    _log.info("agent", site=tools.identity.loaded.identity.id, coordinator=tools.config.agent.coordinator)
+    return await Agent(tools, until_finished=until_finished).run(until)
 
 
 def tools_of(config: Config, identity: SiteIdentity, notes: Notes) -> Tools:

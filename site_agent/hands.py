@@ -66,6 +66,7 @@ class Hands:
         """Return what is so at the site, as far as the instruction needs it."""
         if instruction.round != self._round.id:
             self._round = RoundMemory(id=instruction.round)
+            self._tools.status.now.step = ""
         return await asyncio.to_thread(self._gatherer.facts, instruction, self._round)
 
     def workspace(self, run: str) -> Workspace:
@@ -228,7 +229,10 @@ class Hands:
     async def _train(self, action: session.DoTrain) -> None:
         await asyncio.to_thread(self._check_space, 0)
         self._show(ActivityKind.TRAINING)
-        await self._tools.training.train(action, self.workspace(action.round.run), self._trains)
+        space = self.workspace(action.round.run)
+        if space.layout() is None:
+            await self._note("run.begun", action.round.run, "accepted", specification=action.spec.sha256)
+        await self._tools.training.train(action, space, self._trains)
 
     async def _upload(self, action: session.Upload) -> None:
         tools = self._tools

@@ -16,6 +16,7 @@ from security.errors import MembershipError, SecurityError
 from security.folders import LoadedIdentity
 from security.membership import MembershipList
 from security.membership_file import from_json
+from security.pki.trust import Trust
 from site_agent.errors import NotAMemberError, StateError
 from site_agent.faults import disk
 
@@ -50,7 +51,7 @@ class Standing:
             raise NotAMemberError(
                 "there is no signed membership list yet", remedy="the consortium's administrator must sign one"
             )
-        signed, seen = from_json(unverified), self._seen(loaded, now)
+        signed, seen = from_json(unverified), self.kept(loaded.trust, loaded.identity.consortium, now)
         least = 0 if seen is None else seen.version
         listed = membership.verify(
             signed, loaded.trust.membership_key, consortium=loaded.identity.consortium, at_least_version=least, now=now
@@ -63,7 +64,12 @@ class Standing:
         _find(listed, loaded, own, now)
         return listed
 
-    def _seen(self, loaded: LoadedIdentity, now: datetime) -> MembershipList | None:
+    def kept(self, trust: Trust, consortium: str, now: datetime) -> MembershipList | None:
+        """Return the newest list that was seen, verified again; None if none was.
+
+        Raises:
+            StateError: If the file is damaged.
+        """
         try:
             content = self._path.read_bytes()
         except FileNotFoundError:
@@ -71,7 +77,7 @@ class Standing:
         except OSError as error:
             raise StateError(f"{self._path} cannot be read ({error.strerror})") from error
         try:
-            key, consortium = loaded.trust.membership_key, loaded.identity.consortium
+            key = trust.membership_key
             return membership.verify(from_json(content), key, consortium=consortium, at_least_version=0, now=now)
         except SecurityError as error:
             raise StateError(

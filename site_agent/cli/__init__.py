@@ -1,4 +1,4 @@
-"""The hospital's command line: `fedmepd-agent enroll | run | status | doctor | audit | config check`.
+"""The hospital's command line: `fedmepd-agent enroll | run | status | doctor | policy | audit | config check`.
 
 Command modules are composition roots: they read arguments, call the agent's parts and print. They import gRPC and
 cryptography only inside commands, so that `--help` answers at once; torch is loaded by the training worker alone.

@@ -19,21 +19,25 @@ def register(app: typer.Typer) -> None:
 
 
 def status(config: ConfigFile = DEFAULT, as_json: Json = False) -> None:
-    """Show connection, run, phase, certificate and the site's own Dice; exit code 1 if the agent does not run.
+    """Show connection, run, phase, what waits for a person, certificate and own Dice; exit code 1 if it does not run.
 
     Example: fedmepd-agent status --json
     """
+    from site_agent.approvals import Approvals
     from site_agent.config import load_config
     from site_agent.status import is_running, read_status
 
-    found = read_status(load_config(config).data)
+    data = load_config(config).data
+    found = read_status(data)
     running = found is not None and is_running(found)
+    approvals = [str(subject) for subject in Approvals(data).waiting()]
     if as_json:
-        typer.echo(json.dumps({"running": running, **(found or {})}))
+        typer.echo(json.dumps({"running": running, **(found or {}), "approvals": approvals}))
     elif found is None:
         typer.echo("the agent has not run yet: fedmepd-agent run")
     else:
-        for name, value in _rows(found, running=running):
+        rows = [*_rows(found, running=running), *(("to approve", name) for name in approvals)]
+        for name, value in rows:
             typer.echo(f"{name:<12} {value}")
     raise typer.Exit(0 if running else 1)
 
@@ -47,6 +51,7 @@ def _rows(found: dict[str, Any], *, running: bool) -> list[tuple[str, str]]:
         ("site", found["site"]),
         ("coordinator", f"{link} since {_when(found['since'])}"),
         ("run", f"{found['run']}, round {found['round']}" if found["run"] else "none"),
+        ("aggregation", _aggregation(found)),
         ("phase", f"{found['phase']}{moved}{waiting}"),
         ("certificate", f"until {_when(found['certificate_expires'])}"),
     ]
@@ -54,6 +59,11 @@ def _rows(found: dict[str, Any], *, running: bool) -> list[tuple[str, str]]:
     if found["last_error"]:
         rows.append(("last error", f"{_when(found['last_error_at'])}: {found['last_error']}"))
     return rows
+
+
+def _aggregation(found: dict[str, Any]) -> str:
+    mode, step = found.get("aggregation", ""), found.get("step", "")
+    return f"{mode or 'not known yet'}{f', last step {step}' if step else ''}"
 
 
 def _last(scores: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The doctor's round: the folder and identity, the network, the disk, then machine and patients through the trainer."""
+"""The doctor's round: the folder and identity, the policy, the network, the disk, then machine and patients through the trainer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from security.folders import IdentityFolder, LoadedIdentity
 from site_agent.config import Config
 from site_agent.doctor.findings import Finding, fail, ok, skip, warn
 from site_agent.doctor.network import certificate, examine_network
+from site_agent.doctor.policy import examine_policy
 from site_agent.errors import AgentError, RefusalError
 from site_agent.identity import FOLDER
 
@@ -34,6 +35,7 @@ def examine(config: Config, *, passphrase: bytes | None, check: Check) -> Iterat
     yield finding
     if loaded is not None:
         yield certificate(loaded, datetime.now(UTC))
+    yield from examine_policy(config)
     yield from examine_network(config, loaded)
     yield _disk(config)
     yield from _machine_and_patients(config, check)
