@@ -126,6 +126,8 @@ class SiteDesk:
                 return ev.SiteDeclined(site=site, round=report.round, reason=f"{cause.value}: {problem}")
             case Finished():
                 return ev.SiteFinished(site=site)
+            case _:
+                raise RefusedError("this run takes no such report")
 
     def _check_whole(self, site: str, report: Report, vector: ArtefactRef) -> None:
         with self._store.transaction() as transaction:

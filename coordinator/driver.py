@@ -17,14 +17,15 @@ from types import MappingProxyType
 import structlog
 
 from coordinator import events as ev
+from coordinator.board import Board
 from coordinator.errors import ConflictError, CoordinatorError, NotFoundError, ReplayError, StaleError, StorageError
 from coordinator.instructions import instruction_for
 from coordinator.journal import record
 from coordinator.ports import Store, Transaction
 from coordinator.records import LastReport, ModelRow, RoundRow, RunRow
 from coordinator.session import Answer, Outcome, begin, handle, pending
-from coordinator.state import RoundState, RunState, dump_round, dump_run, load_run
-from protos.terms import Activity, Instruction, ReportReply
+from coordinator.state import RoundState, RunState, Step, dump_round, dump_run, load_run
+from protos.terms import Activity, Instruction, ReportReply, RoundId
 
 _log = structlog.get_logger("coordinator.driver")
 _TICK_S = 1.0
@@ -76,6 +77,7 @@ class Driver:
         self._store, self._perform, self._clock = store, perform, clock
         self._state: RunState | None = None
         self._row: RunRow | None = None
+        self._board = Board()
         self._turn = asyncio.Lock()
         self._queue: asyncio.Queue[_Item] = asyncio.Queue()
         self._reports: dict[str, LastReport | None] = {}
@@ -96,6 +98,8 @@ class Driver:
         self._opened = self._clock()
         if runs:
             self._row, self._state = runs[-1], load_run(runs[-1].state)
+            if self._state.round is not None:
+                self._board = await asyncio.to_thread(self._read_board, self._state.round.id)
             for effect in pending(self._state):
                 self._perform(self._state, effect)
         self._tasks = [asyncio.create_task(self._pump()), asyncio.create_task(self._ticks())]
@@ -172,7 +176,12 @@ class Driver:
 
     def instruction(self, site: str) -> Instruction:
         """Return what a site is to do now."""
-        return instruction_for(self._state, site, self._clock())
+        return instruction_for(self._state, self._board, site, self._clock())
+
+    @property
+    def board(self) -> Board:
+        """What sites have said in the steps of the current attempt."""
+        return self._board
 
     async def last_report(self, site: str) -> int:
         """Return the number of a site's last report; 0 before the first."""
@@ -287,13 +296,23 @@ class Driver:
         changed = batch.state is not self._state
         self._state = batch.state
         self._reports.update(batch.reports)
+        self._post(batch)
         for effect in batch.effects:
-            if not isinstance(effect, ev.Note):
+            if not isinstance(effect, ev.Note | ev.Keep):
                 self._perform(batch.state, effect)
         if changed:
             self._adopted.set()
             self._adopted = asyncio.Event()
             self._notify()
+
+    def _post(self, batch: _Batch) -> None:
+        """Put messages that are durable on the board; another attempt gets an empty one."""
+        current = None if batch.state.round is None else batch.state.round.id
+        if self._board.round != current:
+            self._board = Board(current)
+        for effect in batch.effects:
+            if isinstance(effect, ev.Keep) and effect.round == current:
+                self._board.put(effect.step, effect.site, effect.content)
 
     async def _ticks(self) -> None:
         touched = self._clock()
@@ -318,6 +337,11 @@ class Driver:
     def _read_runs(self) -> tuple[RunRow, ...]:
         with self._store.transaction() as transaction:
             return transaction.runs()
+
+    def _read_board(self, round_id: RoundId) -> Board:
+        with self._store.transaction() as transaction:
+            kept = transaction.steps(round_id)
+        return Board(round_id, {Step(step): said for step, said in kept.items()})
 
     def _read_report(self, site: str) -> LastReport | None:
         with self._store.transaction() as transaction:
@@ -344,6 +368,8 @@ class Driver:
             for effect in batch.effects:
                 if isinstance(effect, ev.RoundEnded):
                     _put_ended(transaction, effect, now)
+                elif isinstance(effect, ev.Keep):
+                    transaction.put_step(effect.round, effect.site, effect.step.value, effect.content)
                 elif isinstance(effect, ev.Note):
                     record(
                         transaction,
@@ -403,6 +429,7 @@ def _put_ended(transaction: Transaction, effect: ev.RoundEnded, now: float) -> N
     ended, publication = effect.record, effect.publication
     transaction.put_round(_round_row(ended))
     transaction.forget_inputs(ended.id)
+    transaction.forget_steps(ended.id)
     if publication is not None and publication.model is not None:
         transaction.put_model(
             ModelRow(

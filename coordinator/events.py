@@ -7,9 +7,9 @@ Events of our own that do not fit are programming faults (`TransitionError`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from coordinator.state import Publication, RoundState
+from coordinator.state import Publication, RoundState, Step, Terms
 from protos.terms import ArtefactRef, RoundId, VectorManifest
 
 
@@ -28,10 +28,47 @@ class SiteAccepted(SiteEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteTrained(SiteEvent):
-    """Its contribution lies ready."""
+    """Its contribution lies ready; in a secure run nothing is said of it."""
+
+    manifest: VectorManifest | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteAdvertised(SiteEvent):
+    """R0: its keys and demands, checked. `content` is its report, as in the other steps."""
+
+    minimum: int
+    colluders: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteShared(SiteEvent):
+    """R1: its sealed shares, checked."""
+
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteMasked(SiteEvent):
+    """R2: its masked vector lies ready to be uploaded."""
 
     manifest: VectorManifest
-    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteConfirmed(SiteEvent):
+    """R3: its signature over the survivors, checked."""
+
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteUnmasked(SiteEvent):
+    """R4: its shares, checked as far as that is possible."""
+
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +116,30 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What secure aggregation is about in an attempt is fixed."""
+
+    round: RoundId
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettleFailed:
+    """It cannot be fixed."""
+
+    round: RoundId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summed:
-    """The inputs of a round are added up."""
+    """The inputs of a round are added up; `closed` says why segments were left out."""
 
     round: RoundId
     sum: ArtefactRef
     contributors: Mapping[str, int]
     sites: tuple[str, ...]
+    closed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,11 +201,18 @@ class Aborted:
 Event = (
     SiteAccepted
     | SiteTrained
+    | SiteAdvertised
+    | SiteShared
+    | SiteMasked
     | SiteSubmitted
+    | SiteConfirmed
+    | SiteUnmasked
     | SiteDeclined
     | SiteFinished
     | SiteRevoked
     | Tick
+    | Settled
+    | SettleFailed
     | Summed
     | SumRefused
     | SumFailed
@@ -162,6 +223,23 @@ Event = (
     | Resumed
     | Aborted
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settle:
+    """Fix what secure aggregation is about in this attempt: the signed list in force, and what was broadcast."""
+
+    round: RoundId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """Keep a site's message of a step: made durable with the state, and what the next tasks are made of."""
+
+    round: RoundId
+    site: str
+    step: Step
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,4 +297,4 @@ class Note:
     details: Mapping[str, str]
 
 
-Effect = SumInputs | TrainLead | PublishLead | RoundEnded | StopLead | Note
+Effect = Settle | Keep | SumInputs | TrainLead | PublishLead | RoundEnded | StopLead | Note

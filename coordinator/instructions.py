@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import hashlib
 
-from coordinator.state import Participant, RoundState, RunState, SiteStatus
+from coordinator.board import Board
+from coordinator.state import AWAITED, Participant, RoundState, RunState, SiteStatus
 from fedmepd.layout import COMMON
 from protos.context import round_context
 from protos.terms import ArtefactRef, BroadcastSegment, Finish, Instruction, Phase, RoundId, Submit, Task, Train, Wait
 
 
-def instruction_for(state: RunState | None, site: str, now: float) -> Instruction:
+def instruction_for(state: RunState | None, board: Board, site: str, now: float) -> Instruction:
     """Return a site's instruction.
 
     Args:
         state: The latest run; None if there is none.
+        board: What sites have said in the steps of the current attempt.
         site: Whose.
         now: Seconds since the epoch.
     """
@@ -31,12 +33,19 @@ def instruction_for(state: RunState | None, site: str, now: float) -> Instructio
         return _over(state, site)
     if state.round is None:
         return _instruction(None, state.spec, Wait(reason="the server is preparing the first model"))
-    known = state.round.participant(site)
+    return _in_round(state, state.round, board, site, now)
+
+
+def _in_round(state: RunState, current: RoundState, board: Board, site: str, now: float) -> Instruction:
+    known = current.participant(site)
     if known is None:
         return _instruction(None, state.spec, Wait(reason="the site is not a member of this run"))
-    task, limit = _task(state, state.round, known)
-    left = max(1.0, limit - (now - state.round.phase_began)) if limit else 0.0
-    return _instruction(state.round.id, state.spec, task, left)
+    if _is_awaited(state, current, known):
+        step, content = board.task(current, site)
+        return _instruction(current.id, state.spec, step, _left(state, current, now), content=content)
+    task, limit = _task(state, current, known)
+    left = max(1.0, limit - (now - current.phase_began)) if limit else 0.0
+    return _instruction(current.id, state.spec, task, left)
 
 
 def train_task(state: RunState, own: tuple[str, ...]) -> Train | None:
@@ -56,13 +65,23 @@ def train_task(state: RunState, own: tuple[str, ...]) -> Train | None:
     )
 
 
+def _is_awaited(state: RunState, current: RoundState, known: Participant) -> bool:
+    """Whether a site is asked for a step of secure aggregation."""
+    return state.secure and current.terms is not None and known.status in AWAITED.get(current.phase, ())
+
+
+def _left(state: RunState, current: RoundState, now: float) -> float:
+    """Return the seconds left to a step of secure aggregation; an upload has no limit but that it goes on."""
+    return 0.0 if current.phase is Phase.MASKED else max(1.0, state.policy.step_s - (now - current.phase_began))
+
+
 def _task(state: RunState, current: RoundState, known: Participant) -> tuple[Task, float]:
     """Return the task of a participant and the seconds that its phase may take."""
     may_train = known.status in (SiteStatus.EXPECTED, SiteStatus.TRAINING, SiteStatus.ABSENT)
     train = train_task(state, known.modalities)
     if current.phase is Phase.TRAINING and may_train and train is not None:
         return train, state.policy.training_limit(state.pace.get(known.site))
-    if current.phase is Phase.MASKED and known.status is SiteStatus.READY:
+    if not state.secure and current.phase is Phase.MASKED and known.status is SiteStatus.READY:
         return Submit(roster=current.roster, context=context_of(state, current)), 0.0
     if known.status.out:
         return Wait(reason=f"out of round {current.id}: {known.reason or known.status.value}"), 0.0
@@ -72,8 +91,10 @@ def _task(state: RunState, current: RoundState, known: Participant) -> tuple[Tas
 
 
 def seconds_left(state: RunState, now: float) -> float:
-    """Return how long sites that still train are waited for, at most; 0 where nobody is."""
+    """Return how long sites are waited for, at most; 0 where nobody is."""
     current = state.round
+    if current is not None and state.secure and current.phase in AWAITED and current.sites(*AWAITED[current.phase]):
+        return _left(state, current, now)
     if current is None or current.phase is not Phase.TRAINING:
         return 0.0
     waiting = current.sites(SiteStatus.EXPECTED, SiteStatus.TRAINING)
@@ -102,8 +123,14 @@ def _owners(state: RunState, segment: str) -> int:
 
 
 def _instruction(
-    round_id: RoundId | None, spec: ArtefactRef | None, task: Task, seconds_left: float = 0.0
+    round_id: RoundId | None,
+    spec: ArtefactRef | None,
+    task: Task,
+    seconds_left: float = 0.0,
+    *,
+    content: str | None = None,
 ) -> Instruction:
-    digest = hashlib.sha256(repr((round_id, spec, task)).encode()).digest()
+    """Return an instruction; `content` identifies the task where it is large."""
+    digest = hashlib.sha256(repr((round_id, spec, content or task)).encode()).digest()
     revision = int.from_bytes(digest[:8], "big") >> 1 or 1
     return Instruction(revision=revision, round=round_id, run_spec=spec, seconds_left=seconds_left, task=task)

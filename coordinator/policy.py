@@ -1,4 +1,4 @@
-"""The federation policy of a run: how long to wait for whom, and how many are enough. Pure and serialisable.
+"""The federation policy of a run: how sites are summed, how long to wait for whom, how many are enough. Serialisable.
 
 Source: operations.md, "Rounds".
 """
@@ -6,6 +6,7 @@ Source: operations.md, "Rounds".
 from __future__ import annotations
 
 from math import ceil
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +16,9 @@ class Policy(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    aggregation: Literal["secure", "plain"] = Field(
+        "secure", description="whether the coordinator sees sums only, or every site's update"
+    )
     quorum: float = Field(0.6, gt=0, description="sites that a round needs: below 1 a share of all, else a number")
     grace_s: float = Field(60.0, ge=0, description="a round never closes without a site before this")
     absent_s: float = Field(120.0, gt=0, description="a site that says nothing for so long is absent")
@@ -22,6 +26,7 @@ class Policy(BaseModel):
     least_deadline_s: float = Field(300.0, gt=0, description="no training deadline is shorter")
     deadline_factor: float = Field(3.0, ge=1, description="a site's deadline, in multiples of its usual time")
     stall_s: float = Field(600.0, gt=0, description="an upload without progress for so long is given up")
+    step_s: float = Field(120.0, gt=0, description="a site that takes longer for a step of secure aggregation is out")
     retries: int = Field(1, ge=0, description="further attempts at a round that failed")
     failed_rounds: int = Field(3, ge=1, description="consecutive failed rounds that end the run")
     keep_models: int = Field(3, ge=1, description="latest model versions whose files are kept")

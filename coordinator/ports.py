@@ -92,6 +92,15 @@ class Transaction(Protocol):
     def forget_inputs(self, round_id: RoundId) -> None:
         """Remove the notes of a round's inputs."""
 
+    def put_step(self, round_id: RoundId, site: str, step: str, content: bytes) -> None:
+        """Keep a site's message of a step of secure aggregation; ConflictError if another one is kept."""
+
+    def steps(self, round_id: RoundId) -> dict[str, dict[str, bytes]]:
+        """Return the messages of an attempt by step and site."""
+
+    def forget_steps(self, round_id: RoundId) -> None:
+        """Remove the messages of an attempt."""
+
     def append_audit(self, row: AuditRow) -> None:
         """Add a record; ConflictError unless its sequence is one more than the last."""
 

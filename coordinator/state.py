@@ -5,22 +5,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from pydantic import TypeAdapter
 
 from coordinator.policy import Policy
-from protos.terms import ArtefactRef, Phase, RoundId, VectorManifest
+from protos.terms import Advertise, ArtefactRef, Phase, RoundId, VectorManifest
 
 
 class SiteStatus(StrEnum):
-    """Where a site stands in a round. The last four are out of it."""
+    """Where a site stands in a round. The last four are out of it; their input may be in the sum all the same."""
 
     EXPECTED = "expected"
     TRAINING = "training"
     READY = "ready"
+    ADVERTISED = "advertised"
+    SHARED = "shared"
+    MASKED = "masked"
     SUBMITTED = "submitted"
+    CONFIRMED = "confirmed"
+    UNMASKED = "unmasked"
     CONTRIBUTED = "contributed"
     ABSENT = "absent"
     LATE = "late"
@@ -33,6 +39,44 @@ class SiteStatus(StrEnum):
         return self in (SiteStatus.ABSENT, SiteStatus.LATE, SiteStatus.DECLINED, SiteStatus.REVOKED)
 
 
+AWAITED: Mapping[Phase, tuple[SiteStatus, ...]] = {
+    Phase.ADVERTISE: (SiteStatus.READY,),
+    Phase.SHARE: (SiteStatus.ADVERTISED,),
+    Phase.MASKED: (SiteStatus.SHARED, SiteStatus.MASKED),
+    Phase.CONSISTENCY: (SiteStatus.SUBMITTED,),
+    Phase.UNMASK: (SiteStatus.CONFIRMED,),
+}
+"""Whose answer a phase of secure aggregation waits for."""
+
+
+class Step(StrEnum):
+    """A message of a site that the following steps of secure aggregation are made of."""
+
+    ADVERTISED = "advertised"
+    SHARED = "shared"
+    CONFIRMED = "confirmed"
+    UNMASKED = "unmasked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What an attempt at secure aggregation is about, fixed when its keys are asked for (SPEC 9.2).
+
+    A membership list that is published later changes nothing of it.
+
+    Attributes:
+        consortium: Its name.
+        task: What sites are asked, context included.
+        identity_keys: Those of the roster on the signed list, hexadecimal.
+        minimum_cohort: That of the signed list.
+    """
+
+    consortium: str
+    task: Advertise
+    identity_keys: dict[str, str]
+    minimum_cohort: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Participant:
     """A member of the run in one round.
@@ -42,8 +86,10 @@ class Participant:
         modalities: What it owns.
         status: Where it stands.
         reason: Why it is out.
-        manifest: What it says that it will upload.
+        manifest: What it says that it will upload; in a secure run once it is masked.
         trained_s: How long it trained.
+        minimum: Fewest sites that it demands in a sum, once it has advertised.
+        colluders: Sites that it assumes to collude, likewise.
     """
 
     site: str
@@ -52,6 +98,8 @@ class Participant:
     reason: str = ""
     manifest: VectorManifest | None = None
     trained_s: float = 0.0
+    minimum: int = 0
+    colluders: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +113,16 @@ class RoundState:
         phase_began: When its phase began.
         participants: All members of the run, by id.
         roster: Sites that were ready when training closed.
+        terms: What secure aggregation is about, once that is fixed.
+        advertised: U1, once it is closed, sorted as the following.
+        shared: U2.
+        survivors: U3: sites whose masked input is in the sum, whatever becomes of them afterwards.
+        confirmed: Sites whose signature the others are shown.
+        spent: Whether sites may have sent masked input: no other attempt may ask for it (SPEC 11.5).
         sum: The sum of the inputs, once there is one.
         contributors: Sites in it, per segment.
+        closed: Why segments stayed closed.
+        discarded: A sum that was opened and could not be applied.
         reason: Why the round failed or will fail; empty otherwise.
         durations: Seconds of the phases that are over.
     """
@@ -77,8 +133,16 @@ class RoundState:
     phase_began: float
     participants: tuple[Participant, ...]
     roster: tuple[str, ...] = ()
+    terms: Terms | None = None
+    advertised: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    survivors: tuple[str, ...] = ()
+    confirmed: tuple[str, ...] = ()
+    spent: bool = False
     sum: ArtefactRef | None = None
     contributors: dict[str, int] = field(default_factory=dict)
+    closed: dict[str, str] = field(default_factory=dict)
+    discarded: ArtefactRef | None = None
     reason: str = ""
     durations: dict[int, float] = field(default_factory=dict)
 
@@ -89,6 +153,11 @@ class RoundState:
     def sites(self, *statuses: SiteStatus) -> tuple[str, ...]:
         """Return the sites in any of these states, in the run's order."""
         return tuple(p.site for p in self.participants if p.status in statuses)
+
+    @property
+    def threshold(self) -> int:
+        """Shares, signatures and answers that a secure round needs (SPEC 9.4)."""
+        return 2 * len(self.advertised) // 3 + 1
 
     @property
     def contributing(self) -> tuple[str, ...]:
@@ -173,6 +242,7 @@ class RunState:
         pace: Usual seconds from a round's begin to readiness, per site.
         failures: Consecutive failed rounds.
         failed: All failed rounds.
+        previous: Contributors to the last sum that was applied, sorted; empty before the first.
         revoked: Members that may no longer take part.
         finished: Sites that have kept their model after the end.
     """
@@ -190,8 +260,14 @@ class RunState:
     pace: dict[str, float] = field(default_factory=dict)
     failures: int = 0
     failed: int = 0
+    previous: tuple[str, ...] = ()
     revoked: tuple[str, ...] = ()
     finished: tuple[str, ...] = ()
+
+    @property
+    def secure(self) -> bool:
+        """Whether the coordinator sees sums only."""
+        return self.policy.aggregation == "secure"
 
 
 _RUN = TypeAdapter(RunState)

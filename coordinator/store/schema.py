@@ -10,7 +10,7 @@ from sqlalchemy import Connection, inspect, text
 
 from coordinator.errors import StorageError
 
-VERSION = "0001"  # of the newest module in migrations/versions; tests compare
+VERSION = "0002"  # of the newest module in migrations/versions; tests compare
 _VERSION_TABLE = "alembic_version"
 
 

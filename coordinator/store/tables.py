@@ -140,6 +140,17 @@ inputs = Table(
     Column("vector_size", BigInteger, nullable=False),
 )
 
+step_messages = Table(
+    "step_messages",
+    metadata,
+    _run(),
+    _number("round_number"),
+    _number("attempt"),
+    Column("site", _NAME, primary_key=True),
+    Column("step", _NAME, primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,

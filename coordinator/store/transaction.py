@@ -159,13 +159,40 @@ class SqlTransaction:
 
     def inputs(self, round_id: RoundId) -> dict[str, ArtefactRef]:
         """Return the whole inputs of a round by site."""
-        found = self._all(select(tables.inputs).where(_of_round(round_id)))
+        found = self._all(select(tables.inputs).where(_of_round(tables.inputs, round_id)))
         made = {row["site"]: ArtefactRef(sha256=row["vector_sha256"], size=row["vector_size"]) for row in found}
         return dict(sorted(made.items()))
 
     def forget_inputs(self, round_id: RoundId) -> None:
         """Remove the notes of a round's inputs."""
-        self._execute(delete(tables.inputs).where(_of_round(round_id)))
+        self._execute(delete(tables.inputs).where(_of_round(tables.inputs, round_id)))
+
+    def put_step(self, round_id: RoundId, site: str, step: str, content: bytes) -> None:
+        """Keep a site's message of a step of secure aggregation; again with the same content changes nothing.
+
+        Raises:
+            ConflictError: If another one is kept.
+        """
+        table = tables.step_messages
+        here = and_(_of_round(table, round_id), table.c.site == site, table.c.step == step)
+        known = self._scalar(select(table.c.content).where(here))
+        if known is not None and bytes(known) != content:
+            raise ConflictError(
+                f"{site} has another message kept as {step} in the round {round_id}",
+                remedy="one answer is given per attempt, and never another",
+            )
+        self._put(table, {**rows.from_round_id(round_id), "site": site, "step": step, "content": content})
+
+    def steps(self, round_id: RoundId) -> dict[str, dict[str, bytes]]:
+        """Return the messages of an attempt by step and site."""
+        found: dict[str, dict[str, bytes]] = {}
+        for row in self._all(select(tables.step_messages).where(_of_round(tables.step_messages, round_id))):
+            found.setdefault(row["step"], {})[row["site"]] = bytes(row["content"])
+        return found
+
+    def forget_steps(self, round_id: RoundId) -> None:
+        """Remove the messages of an attempt."""
+        self._execute(delete(tables.step_messages).where(_of_round(tables.step_messages, round_id)))
 
     # -- audit ------------------------------------------------------------------------------------------------------
 
@@ -221,5 +248,5 @@ def _is_member(role: str, member_id: str) -> ColumnElement[bool]:
     return and_(tables.members.c.role == role, tables.members.c.member_id == member_id)
 
 
-def _of_round(round_id: RoundId) -> ColumnElement[bool]:
-    return and_(*(tables.inputs.c[name] == value for name, value in rows.from_round_id(round_id).items()))
+def _of_round(table: Table, round_id: RoundId) -> ColumnElement[bool]:
+    return and_(*(table.c[name] == value for name, value in rows.from_round_id(round_id).items()))

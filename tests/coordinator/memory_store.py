@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordinator.errors import NotFoundError, StorageError
+from coordinator.errors import ConflictError, NotFoundError, StorageError
 
 
 @dataclass
@@ -18,6 +18,7 @@ class Content:
     models: dict[Any, Any] = field(default_factory=dict)
     reports: dict[str, Any] = field(default_factory=dict)
     inputs: dict[Any, dict[str, Any]] = field(default_factory=dict)
+    steps: dict[Any, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     audit: list[Any] = field(default_factory=list)
 
 
@@ -59,6 +60,17 @@ class MemoryTransaction:
 
     def forget_inputs(self, round_id: Any) -> None:
         self.content.inputs.pop(round_id, None)
+
+    def put_step(self, round_id: Any, site: str, step: str, content: bytes) -> None:
+        known = self.content.steps.setdefault(round_id, {}).setdefault(step, {}).setdefault(site, content)
+        if known != content:
+            raise ConflictError(f"another message of {site} is kept")
+
+    def steps(self, round_id: Any) -> dict[str, dict[str, bytes]]:
+        return copy.deepcopy(self.content.steps.get(round_id, {}))
+
+    def forget_steps(self, round_id: Any) -> None:
+        self.content.steps.pop(round_id, None)
 
     def append_audit(self, row: Any) -> None:
         self.content.audit.append(row)

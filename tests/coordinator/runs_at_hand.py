@@ -11,7 +11,9 @@ from coordinator.state import Publication, RunState, dump_run, load_run
 from protos.terms import ArtefactRef, RoundId, SegmentSlice, VectorManifest
 
 SITES = {"a": ("flair",), "b": ("flair", "t1"), "c": ("t1",)}
-POLICY = Policy(quorum=2, grace_s=10, absent_s=30, first_deadline_s=100, least_deadline_s=20, stall_s=50)
+POLICY = Policy(
+    aggregation="plain", quorum=2, grace_s=10, absent_s=30, first_deadline_s=100, least_deadline_s=20, stall_s=50
+)
 
 
 def ref(name: str, size: int = 4) -> ArtefactRef:

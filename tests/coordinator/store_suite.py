@@ -265,6 +265,31 @@ class StoreSuite:
         with pytest.raises(ConflictError, match="put the run first"), store.transaction() as transaction:
             transaction.put_round(ROUND)
 
+    def test_messages_of_steps_come_back_as_they_were_until_they_are_forgotten(self, store: SqlStore) -> None:
+        first, second = ROUND.round, replace(ROUND.round, attempt=2)
+        with store.transaction() as transaction:
+            transaction.put_run(RUN)
+            assert transaction.steps(first) == {}
+            for _ in range(2):  # again with the same content changes nothing
+                transaction.put_step(first, "a", "shared", b"\x00\xff")
+            transaction.put_step(first, "b", "shared", b"")
+            transaction.put_step(first, "a", "advertised", b"k" * 100_000)
+            transaction.put_step(second, "a", "shared", b"2")
+        with store.transaction() as transaction:
+            assert transaction.steps(first) == {
+                "shared": {"a": b"\x00\xff", "b": b""},
+                "advertised": {"a": b"k" * 100_000},
+            }
+            transaction.forget_steps(first)
+            assert (transaction.steps(first), transaction.steps(second)) == ({}, {"shared": {"a": b"2"}})
+
+    def test_another_message_of_a_step_is_a_conflict(self, store: SqlStore) -> None:
+        with store.transaction() as transaction:
+            transaction.put_run(RUN)
+            transaction.put_step(ROUND.round, "a", "shared", b"1")
+        with pytest.raises(ConflictError, match="a has another message"), store.transaction() as transaction:
+            transaction.put_step(ROUND.round, "a", "shared", b"2")
+
     # -- units of work ----------------------------------------------------------------------------------------------
 
     def test_nothing_remains_of_a_unit_that_raises(self, store: SqlStore) -> None:

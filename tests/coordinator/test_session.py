@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 
 from coordinator import events as ev
+from coordinator.board import Board
 from coordinator.errors import TransitionError
 from coordinator.instructions import instruction_for
-from coordinator.session import _TABLE, Stage, handle, pending, stage
+from coordinator.session import Stage, handle, pending, stage
+from coordinator.session.table import REMOTE, TABLE
 from coordinator.state import RunStatus
 from protos.terms import Finish, Phase, RoundId, Submit, Train, Wait
 from tests.coordinator.runs_at_hand import POLICY, SITES, Scene, manifest, publication, ref, started
+from tests.coordinator.secure_at_hand import secure_run
 
 
 def phase(scene: Scene) -> Phase:
@@ -19,7 +22,7 @@ def phase(scene: Scene) -> Phase:
 
 
 def task(scene: Scene, site: str) -> object:
-    return instruction_for(scene.state, site, scene.now).task
+    return instruction_for(scene.state, Board(), site, scene.now).task
 
 
 def test_a_run_goes_through_all_phases_and_completes() -> None:
@@ -54,12 +57,12 @@ def test_what_a_site_is_told_follows_the_phases() -> None:
 
 def test_the_revision_changes_with_the_instruction_and_not_with_time() -> None:
     scene = started()
-    first = instruction_for(scene.state, "a", scene.now)
-    later = instruction_for(scene.state, "a", scene.now + 5)
+    first = instruction_for(scene.state, Board(), "a", scene.now)
+    later = instruction_for(scene.state, Board(), "a", scene.now + 5)
     assert first.revision == later.revision
     assert first.seconds_left > later.seconds_left
     scene.train("a")
-    assert instruction_for(scene.state, "a", scene.now).revision != first.revision
+    assert instruction_for(scene.state, Board(), "a", scene.now).revision != first.revision
 
 
 def test_the_round_does_not_close_on_the_fast_ones_within_the_grace() -> None:
@@ -276,15 +279,14 @@ def test_statements_out_of_place_are_answered_and_change_nothing(event: ev.Event
     assert scene.state == before
 
 
-_REMOTE = {ev.SiteAccepted, ev.SiteTrained, ev.SiteSubmitted, ev.SiteDeclined, ev.SiteFinished}
-_OWN = set(ev.Event.__args__) - _REMOTE  # type: ignore[attr-defined]
+_OWN = set(ev.Event.__args__) - set(REMOTE)  # type: ignore[attr-defined]
 
 
 def test_undeclared_events_of_our_own_are_programming_faults() -> None:
     seen = 0
     for here, scene in _scenes().items():
         for kind in _OWN:
-            if (here, kind) not in _TABLE:
+            if (here, kind) not in TABLE:
                 with pytest.raises(TransitionError):
                     handle(scene.state, object.__new__(kind), scene.now)
                 seen += 1
@@ -294,7 +296,7 @@ def test_undeclared_events_of_our_own_are_programming_faults() -> None:
 def test_every_stage_knows_ticks_operators_and_revocations() -> None:
     for here in Stage:
         for kind in (ev.Tick, ev.Paused, ev.Resumed, ev.Aborted, ev.SiteRevoked):
-            assert (here, kind) in _TABLE, (here, kind)
+            assert (here, kind) in TABLE, (here, kind)
 
 
 def test_terminal_stages_absorb() -> None:
@@ -313,7 +315,9 @@ def test_after_a_crash_the_work_that_was_waited_for_is_asked_for_again() -> None
     assert kinds[Stage.STARTING] == [ev.TrainLead]
     assert kinds[Stage.AGGREGATING] == [ev.SumInputs]
     assert kinds[Stage.SERVER_TRAINING] == kinds[Stage.PUBLISHING] == [ev.TrainLead]
-    assert kinds[Stage.TRAINING] == kinds[Stage.MASKED] == kinds[Stage.OVER] == []
+    assert kinds[Stage.ADVERTISE] == [ev.Settle]
+    for here in (Stage.TRAINING, Stage.SHARE, Stage.MASKED, Stage.CONSISTENCY, Stage.UNMASK, Stage.OVER):
+        assert kinds[here] == []
 
 
 def _scenes() -> dict[Stage, Scene]:
@@ -330,7 +334,8 @@ def _scenes() -> dict[Stage, Scene]:
         scene.add_up()
     publishing.tell(ev.LeadTrained(round_number=1))
     over.tell(ev.Aborted(reason=""))
-    scenes = (starting, planned, training, masked, aggregating, server, publishing, over)
+    steps = (secure_run().to(phase) for phase in (Phase.ADVERTISE, Phase.SHARE, Phase.CONSISTENCY, Phase.UNMASK))
+    scenes = (starting, planned, training, *steps, masked, aggregating, server, publishing, over)
     found = {stage(scene.state): scene for scene in scenes}
     assert set(found) == set(Stage)
     return found

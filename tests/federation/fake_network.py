@@ -18,6 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 from coordinator import events as ev
+from coordinator.board import Board
 from coordinator.instructions import instruction_for
 from coordinator.policy import Policy
 from coordinator.runs import garbage_of
@@ -48,7 +49,9 @@ from site_agent.session import Facts, Result, artefacts_of, decide, inputs_key
 
 COORDINATOR = "coordinator"
 OWN = {"a": ("flair",), "b": ("flair", "t1"), "c": ("t1",)}
-POLICY = Policy(quorum=2, grace_s=10, absent_s=30, first_deadline_s=100, least_deadline_s=60, stall_s=50)
+POLICY = Policy(
+    aggregation="plain", quorum=2, grace_s=10, absent_s=30, first_deadline_s=100, least_deadline_s=60, stall_s=50
+)
 _PATIENCE = 40
 _AWAY = 3
 _PIECE = 4
@@ -283,14 +286,14 @@ class World:
         answer: Any = "refused"
         if kind == "next":
             last = self.disk.answered[site][0] if site in self.disk.answered else 0
-            answer = (instruction_for(self.state, site, self.now), last)
+            answer = (instruction_for(self.state, Board(), site, self.now), last)
         elif kind == "report":
             answer = yield from self._report(site, argument, work)
         elif kind == "offset":
             answer = yield from self._offset(site, argument)
         elif kind == "upload":
             answer = yield from self._upload(site, *argument)
-        elif kind == "download" and argument in _named(instruction_for(self.state, site, self.now)):
+        elif kind == "download" and argument in _named(instruction_for(self.state, Board(), site, self.now)):
             answer = self.disk.blobs[argument]
         self.network.append(Message(to=site, sender=COORDINATOR, call=message.call, body=(kind, answer)))
 
@@ -324,7 +327,7 @@ class World:
     def _wanted(self, site: str, ref: ArtefactRef) -> bool:
         current = self.state.round
         known = None if current is None else current.participant(site)
-        task = instruction_for(self.state, site, self.now).task
+        task = instruction_for(self.state, Board(), site, self.now).task
         announced = known is not None and known.manifest is not None and known.manifest.vector == ref
         return announced and not known.status.out and isinstance(task, Submit | Wait)
 
@@ -436,9 +439,11 @@ class World:
         if isinstance(instruction.task, Train):
             key = inputs_key(instruction.round, instruction.run_spec, instruction.task)
             result = result if result is not None and result.key == key else None
+        missing = tuple(ref for ref in artefacts_of(instruction) if ref not in disk.here)
         return Facts(
-            missing=tuple(ref for ref in artefacts_of(instruction) if ref not in disk.here),
+            missing=missing,
             standing=memory.get("standing"),
+            plain=None if instruction.run_spec in missing else True,
             result=result,
             made=ledger.made(instruction.round),
             uploaded=memory.get("uploaded", False),

@@ -66,6 +66,7 @@ name = "test"
 rounds = {rounds}
 methods = ["fedmepd"]
 [federation]
+aggregation = "plain"
 {federation}
 """
 

@@ -1,0 +1,85 @@
+"""Sites that upload, and the sum of what they uploaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from coordinator import events as ev
+from coordinator.session import rounds, secure
+from coordinator.session.turn import Answer, Turn, missing
+from coordinator.state import AWAITED, SiteStatus
+from protos.terms import Phase
+
+
+def submitted(turn: Turn, event: ev.SiteSubmitted) -> None:
+    """A site's input is whole."""
+    known = turn.current(event)
+    if known is None or known.status is SiteStatus.SUBMITTED:
+        return
+    waited_for = known.status is (SiteStatus.MASKED if turn.state.secure else SiteStatus.READY)
+    if not waited_for or known.manifest is None or known.manifest.vector != event.vector:
+        turn.answer = Answer(in_round=False, message="this is not what the site announced")
+        return
+    turn.put_site(replace(known, status=SiteStatus.SUBMITTED, reason=""))
+    close(turn)
+
+
+def tick(turn: Turn, event: ev.Tick) -> None:
+    """Name the sites whose upload stands still; a link may be down for as long."""
+    policy, began = turn.state.policy, max(turn.round.phase_began, event.since)
+    waiting = AWAITED[Phase.MASKED] if turn.state.secure else (SiteStatus.READY,)
+    for site in turn.round.sites(*waiting):
+        stalled = turn.now - max(event.progress.get(site, 0.0), began)
+        if stalled > policy.stall_s:
+            turn.out(site, SiteStatus.LATE, f"no progress of its upload for {stalled:.0f} s")
+    close(turn)
+
+
+def close(turn: Turn) -> None:
+    """Go on once everybody has submitted or is out: add up, or in a secure run settle who survived."""
+    if turn.state.secure:
+        secure.close(turn)
+        return
+    current, needed = turn.round, turn.state.policy.needed(len(turn.round.participants))
+    if current.sites(SiteStatus.READY):
+        return
+    survivors = current.sites(SiteStatus.SUBMITTED)
+    if len(survivors) < needed:
+        rounds.fail(turn, f"{len(survivors)} sites submitted, {needed} are needed ({missing(current)})")
+        return
+    if current.phase is Phase.MASKED:
+        turn.enter(Phase.AGGREGATING)
+    turn.effects.append(ev.SumInputs(round=current.id, sites=survivors))
+
+
+def summed(turn: Turn, event: ev.Summed) -> None:
+    """Give the sum to the lead; say which segments are not in it."""
+    if event.round != turn.round.id:
+        return
+    current = turn.round
+    for site in event.sites:
+        known = current.participant(site)
+        if known is not None:
+            current = current.with_site(replace(known, status=SiteStatus.CONTRIBUTED))
+    turn.put(replace(current, sum=event.sum, contributors=dict(event.contributors), closed=dict(event.closed)))
+    for segment, reason in event.closed.items():
+        turn.note("round.segment", segment, "closed", reason=reason)
+    turn.enter(Phase.SERVER_TRAINING)
+    turn.effects.append(rounds.lead_of(turn.round))
+
+
+def refused(turn: Turn, event: ev.SumRefused) -> None:
+    """Add up without an unfit input; in a secure run it is in the sum already, so the round has failed."""
+    if event.round != turn.round.id:
+        return
+    if turn.state.secure:
+        rounds.fail(turn, f"the inputs could not be added up: {event.reason}")
+        return
+    turn.out(event.site, SiteStatus.DECLINED, event.reason)
+    close(turn)
+
+
+def failed(turn: Turn, event: ev.SumFailed) -> None:
+    """Give the round up."""
+    if event.round == turn.round.id:
+        rounds.fail(turn, f"the inputs could not be added up: {event.reason}")
