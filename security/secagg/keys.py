@@ -117,10 +117,12 @@ class KeySet:
         members = self.setting.members(segment.name, present)
         if not members:
             raise SmallCohortError(f"segment {segment.name} has no site left")
-        wanted = strictest(self.of(site).demands for site in members)
+        demands = {site: self.of(site).demands for site in members}
+        wanted = strictest(demands.values())
         if len(members) < wanted.minimum or len(members) - wanted.colluders < 2:  # noqa: PLR2004  the clause's number
+            strict = max(members, key=lambda site: (demands[site].minimum, demands[site].colluders))
             raise SmallCohortError(
-                f"segment {segment.name} has {len(members)} sites; one of them demands {wanted.minimum}, "
+                f"segment {segment.name} has {len(members)} sites; {wanted.minimum} are demanded ({strict}), "
                 f"and two beside {wanted.colluders} colluders",
                 remedy="wait for more sites, or approve members that wait for approval",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -9,7 +10,6 @@ from security.errors import EquivocationError, RosterError, SmallCohortError
 from security.secagg.confirm import check_confirmation
 from security.secagg.keys import KeySet
 from security.secagg.state import Answer, SiteState, shared
-from security.secagg.terms import COMMON
 
 
 def unmask(state: SiteState, signatures: Mapping[str, bytes]) -> SiteState:
@@ -22,7 +22,7 @@ def unmask(state: SiteState, signatures: Mapping[str, bytes]) -> SiteState:
     Raises:
         EquivocationError: If no survivors were signed before.
         RosterError, SignatureError: If a signature does not hold, or too few are there.
-        SmallCohortError: If no segment may be opened.
+        SmallCohortError: If the segment of all sites may not be opened.
     """
     keys = shared(state)
     if not state.survivors:
@@ -49,14 +49,12 @@ def open_segments(keys: KeySet, survivors: Sequence[str]) -> frozenset[str]:
     """Return the segments that may be opened (SPEC 10.10): the same at every honest site.
 
     Raises:
-        SmallCohortError: If there is none, with the reason of the common one.
+        SmallCohortError: If that of all sites may not: then nothing is opened (SPEC 10.9).
     """
-    reasons: dict[str, SmallCohortError] = {}
+    keys.check_open(keys.setting.common, survivors)
+    opened = set()
     for segment in keys.setting.segments:
-        try:
+        with contextlib.suppress(SmallCohortError):
             keys.check_open(segment, survivors)
-        except SmallCohortError as error:
-            reasons[segment.name] = error
-    if len(reasons) == len(keys.setting.segments):
-        raise reasons[COMMON]
-    return frozenset(segment.name for segment in keys.setting.segments if segment.name not in reasons)
+            opened.add(segment.name)
+    return frozenset(opened)

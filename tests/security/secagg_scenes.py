@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import asdict
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.security.secagg_play import membership_of
-from tests.security.slow_demands import raised
+from tests.security.slow_demands import Demands, raised
 from tests.security.slow_terms import P, threshold
 
 Json = dict[str, Any]
@@ -200,7 +201,7 @@ def site_inputs(scene: Scene, site: str, t: int) -> Json:
         "coefficients": [
             [number_hex(draw_below_p(f"{about}|secret {k}|c{i}")) for i in range(1, t)] for k in range(1 + len(own))
         ],
-        "demands": {"minimum": raised(minimum, roster, approved, site), "colluders": colluders},
+        "demands": asdict(raised(Demands(minimum=minimum, colluders=colluders), roster, approved, site)),
         "vector": {g: [*struct.unpack(f">{n - 1}I", drawn_bytes(f"{about}|{g}", n - 1)), 1] for g, n in values.items()},
     }
 

@@ -28,9 +28,10 @@ def within_bounds(setting: Setting, demands: Demands) -> bool:
     return least <= demands.minimum <= MOST and 0 <= demands.colluders <= MOST
 
 
-def raised(minimum: int, roster: Collection[str], approved: Collection[str], site: str) -> int:
-    """The minimum of a site where persons approve members (SPEC 10.1); the site needs no approval of its own."""
-    return minimum + len(set(roster) - set(approved) - {site})
+def raised(demands: Demands, roster: Collection[str], approved: Collection[str], site: str) -> Demands:
+    """What a site demands where persons approve members (SPEC 10.1); the site needs no approval of its own."""
+    more = len(set(roster) - set(approved) - {site})
+    return Demands(minimum=demands.minimum + more, colluders=demands.colluders + more)
 
 
 def is_open(setting: Setting, segment: Segment, u3: list[str], demands: dict[str, Demands]) -> bool:

@@ -250,7 +250,7 @@ class Site:
         held = [s for s in held if signed_by(listed[s].identity_key, signatures[s], self.survivors)]
         require(1 + len(held) >= self.t, "10.9", "fewer than t signatures hold")
         opened = [g.name for g in self.open_segments()]
-        require(bool(opened), "10.9", "no segment is open")
+        require("common" in opened, "10.9", "common is not open")
         seeds: dict[tuple[str, str], bytes] = {}
         masks: dict[str, bytes] = {}
         for peer, (mask_share, *seed_shares) in self.held.items():

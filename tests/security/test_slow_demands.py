@@ -139,11 +139,15 @@ def test_demands_are_within_bounds_and_the_lists_minimum_cohort(cohort, minimum,
     assert within_bounds(setting, Demands(minimum=minimum, colluders=colluders)) is may_be
 
 
-def test_each_site_of_the_roster_that_was_not_approved_raises_the_minimum():
+def test_each_site_of_the_roster_that_was_not_approved_raises_both_demands():
     roster = POLICIES["roster"]
-    assert raised(3, roster, roster, "b2") == 3
-    assert raised(3, roster, ["A-hospital", "b1", "b10"], "b2") == 5
-    assert raised(3, roster, ["A-hospital", "d.away"], "b2") == 7
+
+    def of(minimum, colluders):
+        return Demands(minimum=minimum, colluders=colluders)
+
+    assert raised(of(3, 1), roster, roster, "b2") == of(3, 1)
+    assert raised(of(3, 1), roster, ["A-hospital", "b1", "b10"], "b2") == of(5, 3)
+    assert raised(of(3, 1), roster, ["A-hospital", "d.away"], "b2") == of(7, 5)
 
 
 # Whom the coordinator leaves out

@@ -205,7 +205,7 @@ def test_r1_refuses_keys_of_low_order_though_they_are_signed(point, which):
 def test_an_advertisement_ends_with_the_minimum_and_the_colluders():
     said = play_of(POLICIES).sites["b2"].advertise()
     eight = bytes(7) + b"\x08"
-    assert advertise_message(bytes(32), said).endswith(eight + bytes(7) + b"\x05" + eight + bytes(8))
+    assert advertise_message(bytes(32), said).endswith(eight + bytes(7) + b"\x05" + eight + bytes(7) + b"\x02")
 
 
 def test_the_context_of_the_keys_binds_what_each_site_demands():

@@ -60,7 +60,7 @@ def test_a_segment_with_too_few_survivors_stays_closed_and_the_others_open():
     strict.mask([site for site in SITES if site != "fox"]).confirm().unmask()
     opening = secagg.recover(strict.transcript)
     assert set(opening.contributors) == {"modality/flair", "common"}
-    assert "has 3 sites; one of them demands 4" in opening.closed["modality/t1"]
+    assert "has 3 sites; 4 are demanded (bee)" in opening.closed["modality/t1"]
     for name, total in strict.opened(opening).items():
         assert (total == strict.plain(name)).all()
 
