@@ -270,13 +270,15 @@ def test_the_log_of_an_agent_that_runs_can_be_verified(tmp_path):
         text = f'[agent]\ndata = "site"\ncoordinator = "{members}"\n{cohort}\n[limits]\nmin_free_bytes = 0\n'
         await asyncio.to_thread(file.write_text, text)
         process = await spawn("run", "--config", file)
-        status = world.data / "status.json"
-        await until_true(lambda: status.is_file() and '"connected": true' in status.read_text())
-        with pytest.raises(AuditError, match="another process writes"):
-            AuditLog(world.data, ACTOR)
-        code, out, _ = await command("audit", "verify", "--config", file)
-        assert (code, "1 records are whole" in out) == (0, True)
-        process.terminate()
-        await process.communicate()
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                await until_true((world.data / "status.json").is_file)
+                with pytest.raises(AuditError, match="another process writes"):
+                    AuditLog(world.data, ACTOR)
+                code, out, _ = await command("audit", "verify", "--config", file)
+            assert (code, "1 records are whole" in out) == (0, True)
+        finally:
+            process.terminate()
+            await process.communicate()
 
     play(tmp_path, scenario)
