@@ -63,10 +63,10 @@ class Knowledge:
     def demands(self, roster: Sequence[str]) -> Demands:
         """Return what the site demands of every sum that its input is in (SPEC 10.1).
 
-        Sites that nobody here approved do not count: as many more are demanded.
+        Sites that nobody here approved do not count: as many more are demanded, and assumed to collude.
 
         Raises:
             SmallCohortError: If so many sites cannot be demanded.
         """
-        strangers = () if self.counted is None else set(roster) - self.counted - {self.site}
-        return Demands(minimum=self.minimum + len(strangers), colluders=self.colluders)
+        strangers = 0 if self.counted is None else len(set(roster) - self.counted - {self.site})
+        return Demands(minimum=self.minimum + strangers, colluders=self.colluders + strangers)
