@@ -26,7 +26,8 @@ _FEDERATED = "fedmepd"
 _HELP = """Train a federation of six made-up hospitals and a server, compare it with training alone, write a report.
 
 The federation is a real one: an authority, a coordinator and six site agents as processes of their own that speak
-mutually authenticated TLS on the loopback interface. --in-process simulates it in this process instead.
+mutually authenticated TLS on the loopback interface; the coordinator sees sums over at least four of them, and no
+single update. --plain sums in clear instead; --in-process simulates all of it in this process.
 
 Everything goes into --out: phantom patients (cohorts/), the federation's keys, databases and logs (federation/), the
 run (run/) and the report (report.html). An interrupted demo goes on where it stopped; a finished one shows its results
@@ -43,6 +44,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the patients and of the run.")] = 0,
     in_process: Annotated[bool, typer.Option("--in-process", help="Simulate the federation.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Sum in clear: the coordinator sees every update.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Run the command."""
@@ -51,7 +53,7 @@ def demo(
 
     run = RunFolder(out / "run")
     config = demo_configuration(out, seed)
-    again = f"fedmepd demo --out {out}{' --in-process' if in_process else ''}"
+    again = f"fedmepd demo --out {out}{' --in-process' if in_process else ''}{' --plain' if plain else ''}"
     with run.locked(), going_on(again):
         if not (run.path / "run.toml").is_file():
             say(f"1/4  making {_CASES} patients for each of {len(config.members)} hospitals in {out / 'cohorts'}")
@@ -60,7 +62,7 @@ def demo(
         elif dump_config(run.config()) != dump_config(config):
             raise RunError(f"{out} holds another demo", remedy=f"remove it (rm -r {out}), or choose another --out")
         if not in_process and not (run.method(_FEDERATED) / "scores.csv").is_file():
-            federate(out / "federation", config, run)
+            federate(out / "federation", config, run, plain=plain)
         here = [name for name in config.run.methods if not (run.method(name) / "scores.csv").is_file()]
         say(f"3/4  training {' and '.join(here) or 'nothing more'} in this process, {config.run.rounds} rounds each")
         scores = execute(config, run, quiet=quiet)
@@ -70,15 +72,16 @@ def demo(
     typer.echo(_where(out, report, run.facts()))
 
 
-def federate(folder: Path, config: Config, run: RunFolder) -> None:
+def federate(folder: Path, config: Config, run: RunFolder, *, plain: bool) -> None:
     """Run the federated method in a federation of processes and put its results into the run folder."""
     import shutil
 
     from fedmepd.assembly import assemble_run
     from fedmepd.cli.demo_federation import DemoFederation
 
-    federation = DemoFederation(folder, config)
-    say(f"2/4  a federation of {len(config.sites)} agents and a coordinator over mutual TLS; logs in {folder / 'logs'}")
+    federation = DemoFederation(folder, config, plain=plain)
+    how = "updates in clear" if plain else "secure aggregation"
+    say(f"2/4  {len(config.sites)} agents and a coordinator over mutual TLS, {how}; logs in {folder / 'logs'}")
     federation.found()
     with federation.running():
         federation.enrol()

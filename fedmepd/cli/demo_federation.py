@@ -37,10 +37,13 @@ class DemoFederation:
     Args:
         folder: Where everything is kept.
         config: The demo's configuration: members, cohorts, plan.
+        plain: Sum in clear, which every hospital's policy must allow.
+        minimum_cohort: Fewest sites in a sum.
     """
 
-    def __init__(self, folder: Path, config: Config) -> None:
+    def __init__(self, folder: Path, config: Config, *, plain: bool = False, minimum_cohort: int = 4) -> None:
         self.folder, self._config = folder.resolve(), config
+        self._plain, self._minimum = plain, minimum_cohort
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._addresses: dict[str, str] = {}
         self._run = config.run.name
@@ -78,12 +81,14 @@ class DemoFederation:
             self._admin("enroll", "operator", "--token", "-", *places, given=token)
         for site in self._config.sites:
             _write(self._site(site.id) / "agent.toml", self._agent_toml(site.id))
+            _write(self._site(site.id) / "policy.toml", self._policy_toml())
             if not (self._site(site.id) / "data" / "identity" / "tls" / "current").exists():
                 self._withdraw_tokens(site.id)
                 create = ["--role", "site", site.id, "--modalities", ",".join(site.modalities or ()), "--json"]
                 token = json.loads(self._admin("tokens", "create", *create))["token"]
                 self._agent(site.id, "enroll", "--token", "-", given=token)
-        self._admin("membership", "sign", "--consortium-dir", str(self.folder / "consortium"), "--yes", authority=True)
+        authority = ["--consortium-dir", str(self.folder / "consortium")]
+        self._admin("membership", "sign", *authority, "--minimum-cohort", str(self._minimum), "--yes", authority=True)
 
     def _withdraw_tokens(self, site: str) -> None:
         """Withdraw what an interrupted demo left open."""
@@ -178,10 +183,14 @@ class DemoFederation:
         member = next(member for member in self._config.sites if member.id == site)
         modalities = json.dumps(list(member.modalities or ()))
         return (
-            f'[agent]\nsite = "{site}"\ndata = "{self._site(site) / "data"}"\ncoordinator = "{self._members}"\n'
-            f'enrolment = "{self._newcomers}"\n\n[cohort]\npath = "{member.cohort}"\nmodalities = {modalities}\n\n'
+            f'[agent]\nsite = "{site}"\ndata = "{self._site(site) / "data"}"\npolicy = "policy.toml"\n'
+            f'coordinator = "{self._members}"\nenrolment = "{self._newcomers}"\n\n'
+            f'[cohort]\npath = "{member.cohort}"\nmodalities = {modalities}\n\n'
             f"[compute]\nthreads = 1\n\n[limits]\nmin_free_bytes = 0\n"
         )
+
+    def _policy_toml(self) -> str:
+        return f"[aggregation]\nplain = {str(self._plain).lower()}\nminimum_cohort = {self._minimum}\n"
 
     def _run_toml(self) -> str:
         import tomli_w
@@ -189,7 +198,8 @@ class DemoFederation:
         from fedmepd.plan import dump_plan
 
         plan = dump_plan(self._config.plan(_METHOD))
-        return tomli_w.dumps({**plan, "federation": {"quorum": 0.6, "grace_s": 60.0}})
+        aggregation = "plain" if self._plain else "secure"
+        return tomli_w.dumps({**plan, "federation": {"aggregation": aggregation, "quorum": 0.6, "grace_s": 60.0}})
 
     # -- processes --------------------------------------------------------------------------------------------------
 
