@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -72,11 +72,12 @@ class Process:
     """Another process of a benchmark.
 
     Args:
-        arguments: After `python -P -m`.
+        arguments: After `python -P -m`, or another program.
+        program: That other program.
     """
 
-    def __init__(self, *arguments: object) -> None:
-        command = [sys.executable, "-P", "-m", *map(str, arguments)]
+    def __init__(self, *arguments: object, program: Sequence[str] = (sys.executable, "-P", "-m")) -> None:
+        command = [*program, *map(str, arguments)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
         self.pid = self._process.pid
 
