@@ -45,8 +45,8 @@ class RunCalls(AdminServicer):
         """Start a run of all admitted sites."""
         if len(request.configuration_toml) > _MOST_TOML:
             raise RefusedError(f"the configuration is larger than {_MOST_TOML} characters")
-        run = await self._runs.start(request.configuration_toml, actor=caller(context).uri)
-        return messages.StartRunReply(run=run)
+        started = await self._runs.start(request.configuration_toml, actor=caller(context).uri)
+        return messages.StartRunReply(run=started.run)
 
     async def ControlRun(self, request: messages.ControlRunRequest, context: Context) -> messages.ControlRunReply:
         """Pause, resume or abort a run."""

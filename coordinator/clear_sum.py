@@ -2,7 +2,7 @@
 
 Inputs are read, checked and added a window at a time, segment by segment: memory holds the sum of one segment and one
 window, however many sites there are. Every input has its segments in the layout's order, so each is read once from
-front to back. Secure aggregation will be another adapter of the same port.
+front to back. Secure aggregation is another adapter of the same port (`secure_sum`).
 The sums are those of `fedmepd.aggregation.Accumulator`; a test compares the two.
 """
 
@@ -23,8 +23,8 @@ from fedmepd.aggregation import Quantisation, parts_of, vector_length
 from fedmepd.fixed_point import FixedPoint
 from fedmepd.layout import Layout, Segment
 
-_WINDOW = 1 << 17  # words; 512 KiB stay in a core's cache between check and addition
-_WORD = 4
+WINDOW = 1 << 17  # words; 512 KiB stay in a core's cache between check and addition
+WORD = 4
 
 
 class UnfitInputError(RefusedError):
@@ -46,7 +46,7 @@ class ClearSummation:
     def sum(self, layout: Layout, formats: Quantisation, inputs: Sequence[Input], out: Path) -> Mapping[str, int]:
         """Add inputs segment by segment and write the sum (see `ports.Summation`)."""
         for found in inputs:
-            _check_length(layout, found)
+            check_length(layout, found)
         contributors: dict[str, int] = {}
         with ExitStack() as stack, durable.replacing(out) as target:
             files = [(found, stack.enter_context(found.path.open("rb", buffering=0))) for found in inputs]
@@ -60,8 +60,13 @@ class ClearSummation:
         return contributors
 
 
-def _check_length(layout: Layout, found: Input) -> None:
-    wanted = _WORD * sum(vector_length(segment) for segment in layout.for_member(found.modalities))
+def check_length(layout: Layout, found: Input) -> None:
+    """Check that an input is as long as the layout says.
+
+    Raises:
+        UnfitInputError: If it is not.
+    """
+    wanted = WORD * sum(vector_length(segment) for segment in layout.for_member(found.modalities))
     size = found.path.stat().st_size
     if size != wanted:
         raise UnfitInputError(found.site, f"it has {size} bytes, the layout wants {wanted}")
@@ -69,8 +74,8 @@ def _check_length(layout: Layout, found: Input) -> None:
 
 def _add(segment: Segment, formats: Quantisation, file: FileIO, total: npt.NDArray[np.uint32], site: str) -> None:
     """Add one segment of one input."""
-    window = np.empty(_WINDOW, "<u4")
-    for start, stop, form in _windows(segment, formats):
+    window = np.empty(WINDOW, "<u4")
+    for start, stop, form in windows(segment, formats):
         words = window[: stop - start]
         if file.readinto(words.data) != words.nbytes:
             raise UnfitInputError(site, "it ended early")
@@ -81,10 +86,10 @@ def _add(segment: Segment, formats: Quantisation, file: FileIO, total: npt.NDArr
         np.add(total[start:stop], words, out=total[start:stop])
 
 
-def _windows(segment: Segment, formats: Quantisation) -> Iterator[tuple[int, int, FixedPoint]]:
+def windows(segment: Segment, formats: Quantisation) -> Iterator[tuple[int, int, FixedPoint]]:
     """Yield the windows of a segment's vector, each within one part of it."""
     start = 0
     for length, form in parts_of(segment, formats):
-        for first in range(start, start + length, _WINDOW):
-            yield first, min(first + _WINDOW, start + length), form
+        for first in range(start, start + length, WINDOW):
+            yield first, min(first + WINDOW, start + length), form
         start += length

@@ -17,8 +17,10 @@ from coordinator.driver import Numbered
 from coordinator.errors import CoordinatorError, NotFoundError, RefusedError, StaleError
 from coordinator.ports import BlobStore, Store
 from coordinator.runs import Runs
+from coordinator.secure_desk import SECURE, SecureDesk
 from coordinator.spool import Spool
 from coordinator.spool_writer import SpoolWriter
+from coordinator.state import RunState
 from protos.terms import (
     CHUNK_BYTES,
     Accepted,
@@ -39,6 +41,7 @@ from protos.terms import (
 )
 
 _LONGEST_WAIT_S = 60.0
+_COMMON = (Accepted, Submitted, Declined, Finished)  # reports of all runs
 
 
 class SiteDesk:
@@ -66,6 +69,7 @@ class SiteDesk:
         self._runs, self._driver, self._store = runs, runs.driver, store
         self._blobs, self._spool, self._admitted = blobs, spool, admitted
         self._max_update_bytes = max_update_bytes
+        self._secure = SecureDesk(runs, max_update_bytes=max_update_bytes)
 
     # -- instructions and reports -----------------------------------------------------------------------------------
 
@@ -110,7 +114,20 @@ class SiteDesk:
             raise
         return await self._driver.tell(event, numbered)
 
+    def _check_mode(self, report: Report) -> None:
+        """Check that a report is one of the run's way of aggregation (PROTOCOL 8.7)."""
+        state = self._driver.state
+        if state is None or state.run != report.round.run:
+            return
+        if isinstance(report.body, SECURE) is not state.secure and not isinstance(report.body, _COMMON):
+            raise RefusedError(
+                f"aggregation in run {state.run} is {state.policy.aggregation}, and takes no report "
+                f"{type(report.body).__name__.lower()}",
+                remedy="check that the agent goes by the run's specification",
+            )
+
     async def _event(self, site: str, report: Report) -> ev.Event:
+        self._check_mode(report)
         match report.body:
             case Accepted():
                 return ev.SiteAccepted(site=site, round=report.round)
@@ -127,7 +144,7 @@ class SiteDesk:
             case Finished():
                 return ev.SiteFinished(site=site)
             case _:
-                raise RefusedError("this run takes no such report")
+                return await self._secure.event(site, report)
 
     def _check_whole(self, site: str, report: Report, vector: ArtefactRef) -> None:
         with self._store.transaction() as transaction:
@@ -233,7 +250,7 @@ class SiteDesk:
             StaleError: If the round that it was for is over.
         """
         current = self._driver.state
-        if current is None or current.round is None or current.round.id != round_id:
+        if current is None or current.round is None or current.round.id != round_id or not _takes_inputs(current):
             path.unlink(missing_ok=True)
             raise StaleError("the round went on without this upload", remedy="ask for the next instruction")
         self._blobs.put_file(path, ref)
@@ -259,7 +276,7 @@ class SiteDesk:
         announced = None if known is None or known.manifest is None else known.manifest.vector
         if state is None or state.round is None or known is None or announced != ref or known.status.out:
             raise StaleError("this upload is not wanted now", remedy="ask for the next instruction")
-        if state.round.phase is Phase.TRAINING:
+        if state.round.phase is Phase.TRAINING or not _takes_inputs(state):
             raise StaleError("the round is not at its uploads", remedy="ask for the next instruction")
         return state.round.id
 
@@ -292,6 +309,11 @@ class SiteDesk:
             if reading is not None:
                 await asyncio.gather(reading, return_exceptions=True)
             await asyncio.to_thread(file.close)
+
+
+def _takes_inputs(state: RunState) -> bool:
+    """Whether inputs still count: in a secure run the survivors are settled when uploads are over (SPEC 10.8)."""
+    return not state.secure or (state.round is not None and state.round.phase is Phase.MASKED)
 
 
 def _named(instruction: Instruction) -> frozenset[ArtefactRef]:

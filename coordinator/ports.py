@@ -14,10 +14,12 @@ from typing import BinaryIO, Literal, Protocol
 
 from coordinator.events import TrainLead
 from coordinator.records import AuditRow, LastReport, MemberRow, ModelRow, RoundRow, RunRow, TokenRow
+from coordinator.starting import Started
 from coordinator.state import RunState
 from fedmepd.aggregation import Quantisation
 from fedmepd.layout import Layout
 from protos.terms import Activity, ArtefactRef, RoundId
+from security.membership import MembershipList
 
 
 class Transaction(Protocol):
@@ -149,6 +151,16 @@ class BlobStore(Protocol):
         """Iterate over all artefacts, for clearing up what nothing names any more."""
 
 
+class Members(Protocol):
+    """Who may take part; answered from memory."""
+
+    def admitted_sites(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the sites that may take part now, with their modalities."""
+
+    def signed_list(self) -> MembershipList | None:
+        """Return the signed list in force; None before the first."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
     """A site's whole input of a round."""
@@ -226,11 +238,11 @@ class Lead(Protocol):
 class RunControl(Protocol):
     """What operators do with runs and see of them. Called in the event loop, `state` of an older run apart."""
 
-    async def start(self, configuration_toml: str, *, actor: str) -> str:
-        """Start a run of all admitted sites and return its id.
+    async def start(self, configuration_toml: str, *, actor: str) -> Started:
+        """Start a run of all admitted sites.
 
         Raises:
-            ConfigError: If the configuration is wrong.
+            ConfigError: If the configuration is wrong, or no sum of a secure run could ever be opened.
             ConflictError: If another run is going on, or no site may take part.
         """
 

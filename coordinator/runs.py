@@ -7,38 +7,38 @@ aborted run) reports all the same; the session ignores it.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import os
 import re
-import shutil
 import time
-import tomllib
-import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 import structlog
-from pydantic import ValidationError
 
 from coordinator import events as ev
+from coordinator.artefacts import Artefacts
+from coordinator.board import Board
 from coordinator.clear_sum import UnfitInputError
 from coordinator.driver import Driver
-from coordinator.errors import ConfigError, ConflictError, CoordinatorError, NotFoundError
+from coordinator.errors import ConflictError, CoordinatorError, NotFoundError
+from coordinator.garbage import garbage_of
 from coordinator.journal import record
-from coordinator.policy import Policy
-from coordinator.ports import BlobStore, Input, Lead, LeadError, LeadFiles, Store, Summation
+from coordinator.ports import BlobStore, Lead, LeadError, LeadFiles, Members, Store, Summation
 from coordinator.records import RunRow
-from coordinator.state import Publication, RoundState, RunState, RunStatus, load_run
+from coordinator.settling import settle
+from coordinator.starting import Started, outlook, split
+from coordinator.state import Publication, RunState, RunStatus, load_run
+from coordinator.summing import Summing
 from fedmepd.layout import Layout
 from fedmepd.layout_json import layout_from_json
 from fedmepd.plan import parse_plan
 from fedmepd.runspec import RunSpec, make_spec, spec_from_dict
-from protos.terms import Activity, ArtefactRef
+from protos.terms import Activity
+from security.errors import SecurityError
 
 _log = structlog.get_logger("coordinator.runs")
 _SHARERS = 4
@@ -52,8 +52,8 @@ class Runs:
         store: The database.
         blobs: Artefacts.
         lead: The lead's trainer.
-        summation: How inputs are summed.
-        admitted: Sites that may join a run now, with their modalities.
+        summation: How inputs are summed in plain runs.
+        members: Sites that may join a run now, and the signed list.
         scratch: Folder for sums and fetched artefacts; may be lost.
         clock: Seconds since the epoch.
     """
@@ -65,14 +65,17 @@ class Runs:
         blobs: BlobStore,
         lead: Lead,
         summation: Summation,
-        admitted: Callable[[], Mapping[str, tuple[str, ...]]],
+        members: Members,
         scratch: Path,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._blobs, self._lead, self._summation = store, blobs, lead, summation
-        self._admitted, self._scratch, self._clock = admitted, scratch, clock
+        self._store, self._blobs, self._lead = store, blobs, lead
+        self._summing = Summing(store=store, blobs=blobs, clear=summation, scratch=scratch)
+        self._files = Artefacts(blobs=blobs, scratch=scratch)
+        self._members, self._scratch, self._clock = members, scratch, clock
         self._made: dict[tuple[str, int], LeadFiles] = {}
         self._layouts: dict[str, Layout] = {}
+        self._specs: dict[str, RunSpec] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.driver = Driver(store, self.perform, clock)
 
@@ -106,11 +109,11 @@ class Runs:
 
     # -- run control ------------------------------------------------------------------------------------------------
 
-    async def start(self, configuration_toml: str, *, actor: str) -> str:
+    async def start(self, configuration_toml: str, *, actor: str) -> Started:
         """Start a run of all admitted sites.
 
         Raises:
-            ConfigError: If the configuration is wrong.
+            ConfigError: If the configuration is wrong, or no sum of a secure run could ever be opened.
             ConflictError: If another run is going on, or no site may take part.
         """
         current = self.driver.state
@@ -119,13 +122,14 @@ class Runs:
                 f"run {current.run} is {current.status.value}",
                 remedy=f"wait, or: fedmepd-admin runs abort {current.run}",
             )
-        plan_data, policy = _split(configuration_toml)
+        plan_data, policy = split(configuration_toml)
         plan = parse_plan(plan_data, source="the run's configuration")
-        sites = dict(self._admitted())
+        sites = dict(self._members.admitted_sites())
         if not sites:
             raise ConflictError("no site may take part", remedy="enrol sites and sign the membership list")
         run = await asyncio.to_thread(self._fresh_id, plan.run.name)
-        spec = make_spec(plan, run_id=run, sites=sites)
+        spec = make_spec(plan, run_id=run, sites=sites, aggregation=policy.aggregation)
+        started = outlook(spec, self._members.signed_list())
         ref = await asyncio.to_thread(self._blobs.put_bytes, json.dumps(spec.to_dict(), sort_keys=True).encode())
         state = RunState(run=run, spec=ref, sites=dict(spec.sites), rounds=plan.run.rounds, policy=policy)
         row = RunRow(
@@ -139,8 +143,13 @@ class Runs:
             state="",
         )
         await self.driver.begin(state, row)
-        await self._audit(actor, "run.start", run, {"configuration": str(len(configuration_toml))})
-        return run
+        details = {"configuration": str(len(configuration_toml)), "aggregation": started.aggregation}
+        if started.warnings:
+            details["warnings"] = "; ".join(started.warnings)
+        await self._audit(actor, "run.start", run, details)
+        if started.aggregation == "plain":
+            await self._audit(actor, "run.plain", run, {"sites": ",".join(sites)})
+        return started
 
     async def control(self, run: str, action: Action, *, reason: str, actor: str) -> RunState:
         """Pause, resume or abort the run.
@@ -200,16 +209,22 @@ class Runs:
             raise NotFoundError("the run has no layout yet")
         ref = state.published.layout
         if ref.sha256 not in self._layouts:
-            text = await asyncio.to_thread(self._read, ref)
+            text = await asyncio.to_thread(self._files.read, ref)
             self._layouts = {ref.sha256: layout_from_json(json.loads(text))}
         return self._layouts[ref.sha256]
+
+    async def spec(self) -> RunSpec:
+        """Return the specification of the latest run; NotFoundError if there is none."""
+        return await self._spec(self.state(None))
 
     # -- effects ----------------------------------------------------------------------------------------------------
 
     def perform(self, state: RunState, effect: ev.Effect) -> None:
         """Start an effect (see `events`)."""
         if isinstance(effect, ev.SumInputs):
-            self._spawn(self._sum(state, effect))
+            self._spawn(self._sum(state, self.driver.board, effect))
+        elif isinstance(effect, ev.Settle):
+            self._spawn(self._settle(state, effect))
         elif isinstance(effect, ev.TrainLead):
             self._spawn(self._train(state, effect))
         elif isinstance(effect, ev.PublishLead):
@@ -229,43 +244,37 @@ class Runs:
         if not task.cancelled() and task.exception() is not None:
             _log.error("an effect failed", exc_info=task.exception())
 
-    async def _sum(self, state: RunState, effect: ev.SumInputs) -> None:
+    async def _settle(self, state: RunState, effect: ev.Settle) -> None:
         try:
-            event = await self._summed(state, effect)
+            layout, spec = await self.layout(), await self._spec(state)
+            now = datetime.fromtimestamp(self._clock(), UTC)
+            membership = self._members.signed_list()
+            terms = await asyncio.to_thread(settle, self._blobs, state, spec, layout, membership, now)
+            event: ev.Event = ev.Settled(round=effect.round, terms=terms)
+        except Exception as error:  # noqa: BLE001  the round ends, the service does not
+            _log.error("secure aggregation cannot begin", exc_info=error)
+            event = ev.SettleFailed(round=effect.round, reason=_public(error))
+        if self._is_latest(state):
+            await self.driver.insist(event)
+
+    async def _sum(self, state: RunState, board: Board, effect: ev.SumInputs) -> None:
+        try:
+            event = await self._summed(state, board, effect)
         except UnfitInputError as error:
             event = ev.SumRefused(round=effect.round, site=error.site, reason=str(error))
         except Exception as error:  # noqa: BLE001  the round ends, the service does not
             _log.error("the sum failed", exc_info=error)
             event = ev.SumFailed(round=effect.round, reason=_public(error))
-        await self.driver.insist(event)
+        if self._is_latest(state):
+            await self.driver.insist(event)
 
-    async def _summed(self, state: RunState, effect: ev.SumInputs) -> ev.Event:
-        layout = await self.layout()
-        spec = await self._spec(state)
-        ref, contributors = await asyncio.to_thread(self._sum_files, state, layout, spec, effect)
-        return ev.Summed(round=effect.round, sum=ref, contributors=contributors, sites=effect.sites)
-
-    def _sum_files(
-        self, state: RunState, layout: Layout, spec: RunSpec, effect: ev.SumInputs
-    ) -> tuple[ArtefactRef, Mapping[str, int]]:
-        """Sum the inputs; runs in a thread."""
-        with self._store.transaction() as transaction:
-            refs = transaction.inputs(effect.round)
-        missing = [site for site in effect.sites if site not in refs]
-        if missing:
-            raise UnfitInputError(missing[0], "its upload is gone")
-        out = self._scratch / f"sum-{effect.round.round_number}-{effect.round.attempt}"
-        with ExitStack() as stack:
-            inputs = [
-                Input(
-                    site=site,
-                    modalities=state.sites[site],
-                    path=stack.enter_context(self._blobs.local(refs[site], self._scratch)),
-                )
-                for site in effect.sites
-            ]
-            contributors = self._summation.sum(layout, spec.formats, inputs, out)
-        return self._take(out), contributors
+    async def _summed(self, state: RunState, board: Board, effect: ev.SumInputs) -> ev.Event:
+        layout, spec = await self.layout(), await self._spec(state)
+        total = await asyncio.to_thread(self._summing.total, state, board, spec, layout, effect)
+        ref = await asyncio.to_thread(self._files.take, total.path)
+        return ev.Summed(
+            round=effect.round, sum=ref, contributors=total.contributors, sites=effect.sites, closed=total.closed
+        )
 
     def _is_latest(self, state: RunState) -> bool:
         """Whether no other run was started meanwhile, which must not get this one's events."""
@@ -274,7 +283,7 @@ class Runs:
     async def _train(self, state: RunState, effect: ev.TrainLead) -> None:
         try:
             spec = await self._spec_path(state)
-            total = None if effect.sum is None else await asyncio.to_thread(self._fetch, effect.sum, "sum")
+            total = None if effect.sum is None else await asyncio.to_thread(self._files.fetch, effect.sum, "sum")
             self._made[state.run, effect.round_number] = await self._lead.part(spec, effect, total)
             event: ev.Event = ev.LeadTrained(round_number=effect.round_number)
         except Exception as error:  # noqa: BLE001  the round ends, the service does not
@@ -297,14 +306,14 @@ class Runs:
         made = self._made.pop((run, round_number))
         known = None if self.driver.state is None else self.driver.state.published
         with ThreadPoolExecutor(_SHARERS, "share") as pool:  # flushes that wait together cost little more than one
-            refs = list(pool.map(self._share, made.segments.values()))
+            refs = list(pool.map(self._files.share, made.segments.values()))
         return Publication(
             round_number=round_number,
             segments=dict(zip(made.segments, refs, strict=True)),
-            anchors=self._share_if(made.anchors),
-            start=known.start if made.start is None and known is not None else self._share_if(made.start),
-            layout=self._share(made.layout),
-            model=self._share_if(made.model),
+            anchors=self._files.share_if(made.anchors),
+            start=known.start if made.start is None and known is not None else self._files.share_if(made.start),
+            layout=self._files.share(made.layout),
+            model=self._files.share_if(made.model),
             samples=made.samples,
         )
 
@@ -343,43 +352,14 @@ class Runs:
 
     # -- files ------------------------------------------------------------------------------------------------------
 
-    def _take(self, path: Path) -> ArtefactRef:
-        """Hash a file and give it to the blob store."""
-        ref = _ref_of(path)
-        self._blobs.put_file(path, ref)
-        return ref
-
-    def _share_if(self, path: Path | None) -> ArtefactRef | None:
-        return None if path is None else self._share(path)
-
-    def _share(self, path: Path) -> ArtefactRef:
-        """Give a file to the blob store and leave it where it is: the lead may be asked for it again after a crash."""
-        link = self._scratch / f"share-{uuid.uuid4().hex}"
-        try:
-            os.link(path, link)
-        except OSError:
-            shutil.copyfile(path, link)
-        try:
-            return self._take(link)
-        finally:
-            link.unlink(missing_ok=True)
-
-    def _read(self, ref: ArtefactRef) -> bytes:
-        with self._blobs.open(ref) as file:
-            return file.read()
-
-    def _fetch(self, ref: ArtefactRef, name: str) -> Path:
-        """Put a copy of an artefact into the scratch folder."""
-        target = self._scratch / name
-        with self._blobs.open(ref) as source, target.open("wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-        return target
-
     async def _spec_path(self, state: RunState) -> Path:
-        return await asyncio.to_thread(self._fetch, state.spec, f"{state.run}.json")
+        return await asyncio.to_thread(self._files.fetch, state.spec, f"{state.run}.json")
 
     async def _spec(self, state: RunState) -> RunSpec:
-        return spec_from_dict(json.loads(await asyncio.to_thread(self._read, state.spec)))
+        if state.spec.sha256 not in self._specs:
+            text = await asyncio.to_thread(self._files.read, state.spec)
+            self._specs = {state.spec.sha256: spec_from_dict(json.loads(text))}
+        return self._specs[state.spec.sha256]
 
     def _fresh_id(self, name: str) -> str:
         """Return an id that no run has had: the name, and a number if it is taken."""
@@ -404,48 +384,8 @@ class Runs:
         await asyncio.to_thread(write)
 
 
-def _split(configuration_toml: str) -> tuple[dict[str, object], Policy]:
-    """Separate a run's configuration into the plan and the federation policy."""
-    try:
-        data = tomllib.loads(configuration_toml)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the run's configuration is not TOML ({error})") from error
-    section = data.pop("federation", {})
-    try:
-        return data, Policy.model_validate(section)
-    except ValidationError as error:
-        item = error.errors(include_input=False)[0]
-        key = ".".join(str(part) for part in ("federation", *item["loc"]))
-        raise ConfigError(f"{key}: {item['msg']}", remedy=f"known: {', '.join(Policy.model_fields)}") from error
-
-
-def garbage_of(effect: ev.RoundEnded, state: RunState, models: frozenset[str]) -> frozenset[ArtefactRef]:
-    """Return what nothing needs any more after a round, seen from a state of the run after it.
-
-    A vector that is announced again, in another attempt with the same inputs, is the same artefact: it stays.
-    """
-    vectors = _vectors(effect.record)
-    old = set() if effect.superseded is None else set(effect.superseded.artefacts) - {effect.superseded.model}
-    current = set() if state.published is None else set(state.published.artefacts)
-    if state.round is not None and state.round.id != effect.record.id:
-        current |= _vectors(state.round)
-    total = set() if effect.record.sum is None else {effect.record.sum}
-    kept = models | {ref.sha256 for ref in current | {state.spec}}  # a site may announce what it likes
-    return frozenset(ref for ref in vectors | old | total if ref.sha256 not in kept)
-
-
-def _vectors(current: RoundState) -> set[ArtefactRef]:
-    return {p.manifest.vector for p in current.participants if p.manifest is not None}
-
-
-def _ref_of(path: Path) -> ArtefactRef:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return ArtefactRef(sha256=digest, size=path.stat().st_size)
-
-
 def _public(error: Exception) -> str:
     """Return what an operator may read of an error."""
-    if isinstance(error, CoordinatorError | LeadError):
+    if isinstance(error, CoordinatorError | LeadError | SecurityError):
         return str(error).encode(errors="replace").decode()  # names of files may hold anything
     return f"{type(error).__name__}; the coordinator's log says more"

@@ -117,7 +117,7 @@ async def _open(
         blobs=blobs,
         lead=lead,
         summation=ClearSummation(),
-        admitted=registry.admitted_sites,
+        members=registry,
         scratch=data / "scratch",
         clock=clock,
     )

@@ -20,6 +20,7 @@ from coordinator.registry.enrolment import Attempt, Awaiting
 from coordinator.registry.office import Office
 from coordinator.registry.refusals import RefusalMeter
 from security.identity import Identity, Role
+from security.membership import MembershipList
 from security.pki.authority import Authority
 from security.pki.certificates import join_bundle
 from security.pki.trust import Trust
@@ -198,6 +199,10 @@ class Registry:
     def membership(self) -> bytes:
         """Return the signed list in force; empty before the first."""
         return self._office.standing.signed_list
+
+    def signed_list(self) -> MembershipList | None:
+        """Return the list in force as it was verified when it was published; None before the first. From memory."""
+        return self._office.standing.membership
 
     def admitted_sites(self, now: float | None = None) -> dict[str, tuple[str, ...]]:
         """Return the sites that may take part now, with their modalities; from memory."""

@@ -52,11 +52,13 @@ class Standing:
         revoked: Serials of revoked certificates.
         listed: Entries of the signed list in force whose site is enrolled with that identity key and those modalities.
         signed_list: The list in force as it was published; empty before the first.
+        membership: Its content; None before the first.
     """
 
     revoked: frozenset[str] = frozenset()
     listed: tuple[Member, ...] = ()
     signed_list: bytes = b""
+    membership: MembershipList | None = None
 
     def admitted(self, now: datetime) -> dict[str, tuple[str, ...]]:
         """Return the sites that may take part, with their modalities."""
@@ -172,6 +174,7 @@ def _standing(transaction: Transaction) -> Standing:
         revoked=transaction.revoked_serials(),
         listed=tuple(member for member in members if agrees(member, enrolled.get(member.site))),
         signed_list=transaction.membership() or b"",
+        membership=current,
     )
 
 

@@ -27,6 +27,7 @@ from coordinator.errors import ConflictError, NotFoundError
 from coordinator.ports import BlobStore, Store
 from coordinator.records import ModelRow, RoundRow, RunRow
 from coordinator.registry import Registry
+from coordinator.starting import Started
 from coordinator.state import RunState, RunStatus, dump_round, dump_run
 from coordinator.store import open_store
 from coordinator.tls import ServerCredentials, require_tls_1_3
@@ -80,13 +81,13 @@ class PlayedRun:
         self.version = 1
         self._news = threading.Condition()
 
-    async def start(self, configuration_toml: str, *, actor: str) -> str:
+    async def start(self, configuration_toml: str, *, actor: str) -> Started:
         if self.scene is not None:
             raise ConflictError("run run is running", remedy="wait")
         self.scene = started()
         self.scene.state = replace(self.scene.state, run=configuration_toml.strip() or "run")
         self.save()
-        return self.scene.state.run
+        return Started(run=self.scene.state.run, aggregation="plain", warnings=("it is plain",))
 
     async def control(
         self, run: str, action: Literal["pause", "resume", "abort"], *, reason: str, actor: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coordinator import events as ev
-from coordinator.runs import garbage_of
+from coordinator.garbage import garbage_of
 from coordinator.state import SiteStatus
 from protos.terms import SegmentSlice, VectorManifest
 from tests.coordinator.runs_at_hand import SITES, Scene, manifest, publication, ref, started

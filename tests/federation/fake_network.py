@@ -19,9 +19,9 @@ from unittest.mock import patch
 
 from coordinator import events as ev
 from coordinator.board import Board
+from coordinator.garbage import garbage_of
 from coordinator.instructions import instruction_for
 from coordinator.policy import Policy
-from coordinator.runs import garbage_of
 from coordinator.session import handle, pending
 from coordinator.state import Publication, RunState, RunStatus, SiteStatus, dump_run, load_run
 from protos import codec
