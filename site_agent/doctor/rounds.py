@@ -1,4 +1,4 @@
-"""The doctor's round: the folder and identity, the policy, the network, the disk, then machine and patients through the trainer."""
+"""The doctor's round: folder and identity, the policy, the network, the disk; machine and patients by the trainer."""
 
 from __future__ import annotations
 

@@ -76,12 +76,11 @@ class Keeper:
         """
         folder = self._folder(round_id)
         with disk(folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for part in (self._root, folder.parent, folder):
+                _make(part)
             nonce = secrets.token_bytes(_NONCE_BYTES)
             sealed = ChaCha20Poly1305(_key(folder)).encrypt(nonce, dump_state(state), _associated(round_id))
             write_bytes(folder / "state", nonce + sealed)
-            for upper in (folder.parent, self._root, self._root.parent):
-                sync_folder(upper)
 
     def attempts(self) -> Iterator[RoundId]:
         """Yield the attempts of which anything is kept."""
@@ -107,6 +106,13 @@ class Keeper:
 
     def _folder(self, round_id: RoundId) -> Path:
         return self._root / round_id.run / f"{round_id.round_number:06d}-{round_id.attempt:04d}"
+
+
+def _make(folder: Path) -> None:
+    """Make a folder for this user alone, durably, if it is not there."""
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700)
+        sync_folder(folder.parent)
 
 
 def _key(folder: Path) -> bytes:

@@ -80,9 +80,8 @@ class Spent:
         """
         for mark in self.marks():
             if mark.sha256 == sha256 and mark.round != round_id:
-                remedy = (
-                    "start the run with another run.seed" if mark.round.run != round_id.run else "go on to the next"
-                )
+                other = mark.round.run != round_id.run
+                remedy = "start the run with another run.seed" if other else "go on to the next round"
                 raise SpentError(
                     f"the very same update was sent masked in round {mark.round}: two sums could be compared",
                     remedy=remedy,

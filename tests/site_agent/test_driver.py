@@ -53,7 +53,9 @@ def spec_bytes(own=MODALITIES):
     plan = parse_plan(
         {k: v for k, v in tomllib.loads(RUN.format(rounds=2, federation="")).items() if k == "run"}, source=""
     )
-    return json.dumps(make_spec(plan, run_id="r", sites={"a": own, "b": MODALITIES}, aggregation="plain").to_dict()).encode()
+    return json.dumps(
+        make_spec(plan, run_id="r", sites={"a": own, "b": MODALITIES}, aggregation="plain").to_dict()
+    ).encode()
 
 
 class Script:

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from protos import codec
-from protos.terms import Accepted, ArtefactRef, DeclineCause, Declined, Finished, ReportReply, RoundId, Submitted
+from protos.terms import (
+    Accepted,
+    Advertised,
+    ArtefactRef,
+    Confirmed,
+    DeclineCause,
+    Declined,
+    Finished,
+    Masked,
+    Prepared,
+    ReportReply,
+    RoundId,
+    SealedShare,
+    SeedShare,
+    SegmentSlice,
+    Shared,
+    Submitted,
+    Trained,
+    Unmasked,
+    VectorManifest,
+)
 from protos.v1 import federation_pb2 as messages
 from site_agent.errors import StateError, StorageError
 from site_agent.reports import Ledger
+from site_agent.session import Made
 
 ROUND = RoundId(run="r", round_number=1)
 VECTOR = ArtefactRef(sha256="a" * 64, size=4)
@@ -39,6 +62,47 @@ def test_an_answer_takes_the_number_and_is_remembered(path):
     assert (after.last, after.pending) == (1, None)
     assert after.made(ROUND).accepted
     assert not after.made(RoundId(run="r", round_number=1, attempt=2)).accepted
+
+
+SLICES = (SegmentSlice(name="common", values=1),)
+MANIFEST = VectorManifest(segments=SLICES, vector=VECTOR)
+BODIES = [
+    (Accepted(), {"accepted": True}),
+    (Trained(manifest=MANIFEST, seconds=1.0), {"trained": VECTOR}),
+    (Prepared(segments=SLICES, seconds=1.0), {"prepared": True}),
+    (
+        Advertised(channel_key=b"c" * 32, mask_key=b"m" * 32, minimum=4, colluders=0, signature=b"s" * 64),
+        {"advertised": True},
+    ),
+    (
+        Shared(commitments=(b"h" * 32,), shares=(SealedShare(site="b", sealed=b"x" * 82),)),
+        {"shared": True},
+    ),
+    (Masked(manifest=MANIFEST), {"masked": VECTOR}),
+    (Submitted(vector=VECTOR), {"submitted": True}),
+    (Confirmed(signature=b"s" * 64), {"confirmed": True}),
+    (Unmasked(seeds=(SeedShare(site="b", segment="common", share=b"x" * 33),), keys=()), {"unmasked": True}),
+]
+
+
+@pytest.mark.parametrize(("body", "made"), BODIES, ids=lambda value: type(value).__name__)
+def test_every_report_is_remembered_once_it_was_answered(path, body, made):
+    ledger = Ledger(path)
+    request = ledger.prepare(ROUND, body)
+    assert Ledger(path).pending == request
+    assert Ledger(path).made(ROUND) == Made()
+    ledger.answered(reply(1))
+    assert Ledger(path).made(ROUND) == Made(**made)
+
+
+def test_a_ledger_of_an_earlier_release_is_read(path):
+    ledger = Ledger(path)
+    ledger.prepare(ROUND, Submitted(vector=VECTOR))
+    ledger.answered(reply(1))
+    data = json.loads(path.read_text())
+    data["made"] = {name: data["made"][name] for name in ("accepted", "trained", "submitted", "out")}
+    path.write_text(json.dumps(data))
+    assert Ledger(path).made(ROUND) == Made(submitted=True)
 
 
 def test_a_refused_report_has_no_number(path):

@@ -11,29 +11,42 @@ from hypothesis import strategies as st
 
 from protos.terms import (
     Accepted,
+    Advertise,
+    Advertised,
     ArtefactRef,
     BroadcastSegment,
+    Confirm,
+    Confirmed,
     DeclineCause,
     Declined,
     Finish,
     Finished,
     Instruction,
+    Mask,
+    Masked,
+    Prepared,
     RoundId,
     SegmentSlice,
+    Share,
+    Shared,
     Submit,
     Submitted,
     Train,
     Trained,
+    Unmask,
+    Unmasked,
     VectorManifest,
     Wait,
 )
 from site_agent.session import (
+    Answer,
     CheckMembership,
     DoTrain,
     Download,
     Facts,
     FinishRun,
     Made,
+    MaskInput,
     Nothing,
     Resend,
     Result,
@@ -60,6 +73,19 @@ FINISH = Finish(completed=True, reason="", last=TRAIN)
 WAIT = Wait(reason="nothing")
 MANIFEST = VectorManifest(segments=(SegmentSlice(name="common", values=2),), vector=VECTOR)
 RESULT = Result(key="k", manifest=MANIFEST, seconds=1.0)
+ADVERTISE = Advertise(
+    roster=(),
+    membership_version=1,
+    membership_digest="0" * 64,
+    layout_digest="0" * 64,
+    segments=(),
+    broadcast=(),
+    previous=(),
+    context="0" * 64,
+)
+SHARE, CONFIRM, UNMASK = Share(keys=()), Confirm(survivors=("s",)), Unmask(signatures=())
+MASK = Mask(sharers=("s",), shares=())
+MASKED = VectorManifest(segments=MANIFEST.segments, vector=ref("e"))
 REFUSAL = Declined(cause=DeclineCause.POLICY, problem="no")
 
 
@@ -105,6 +131,89 @@ def test_a_contribution_that_is_lost_or_another_one_is_declined(result):
     assert isinstance(action, Tell)
     assert isinstance(action.body, Declined)
     assert action.body.cause is DeclineCause.UPDATE
+
+
+SECURE = replace(READY, plain=False, result=RESULT)
+HAVING = replace(SECURE, masked=MASKED)
+SECURE_TABLE = [
+    (TRAIN, replace(READY, plain=None, missing=(SPEC, SEGMENT)), Download(ref=SPEC)),
+    (TRAIN, replace(READY, plain=None), Nothing),
+    (TRAIN, SECURE, Tell(round=ROUND, body=Prepared(segments=MANIFEST.segments, seconds=1.0))),
+    (TRAIN, replace(SECURE, made=Made(prepared=True)), Nothing),
+    (TRAIN, replace(SECURE, result=None, made=Made(accepted=True)), DoTrain(round=ROUND, spec=SPEC, task=TRAIN)),
+    (TRAIN, replace(SECURE, approval="waiting for a person"), Nothing(reason="waiting for a person")),
+    (TRAIN, replace(SECURE, approval="waiting for a person", refusal=REFUSAL), Tell(round=ROUND, body=REFUSAL)),
+    (ADVERTISE, SECURE, Answer(round=ROUND, spec=SPEC, task=ADVERTISE)),
+    (ADVERTISE, replace(SECURE, listed=0), CheckMembership(version=1)),
+    (ADVERTISE, replace(SECURE, made=Made(advertised=True)), Nothing),
+    (SHARE, SECURE, Answer(round=ROUND, spec=SPEC, task=SHARE)),
+    (SHARE, replace(SECURE, made=Made(shared=True)), Nothing),
+    (MASK, SECURE, MaskInput(round=ROUND, spec=SPEC, task=MASK)),
+    (MASK, HAVING, Tell(round=ROUND, body=Masked(manifest=MASKED))),
+    (MASK, replace(HAVING, made=Made(masked=ref("e"))), Upload(round=ROUND, ref=ref("e"), masked=True)),
+    (
+        MASK,
+        replace(HAVING, made=Made(masked=ref("e")), uploaded=True),
+        Tell(round=ROUND, body=Submitted(vector=ref("e"))),
+    ),
+    (MASK, replace(HAVING, made=Made(masked=ref("e"), submitted=True)), Nothing),
+    (CONFIRM, SECURE, Answer(round=ROUND, spec=SPEC, task=CONFIRM)),
+    (CONFIRM, replace(SECURE, made=Made(confirmed=True)), Nothing),
+    (UNMASK, SECURE, Answer(round=ROUND, spec=SPEC, task=UNMASK)),
+    (UNMASK, replace(SECURE, made=Made(unmasked=True)), Nothing),
+]
+STEPS = [ADVERTISE, SHARE, MASK, CONFIRM, UNMASK]
+
+
+@pytest.mark.parametrize(("task", "facts", "wanted"), SECURE_TABLE)
+def test_the_table_of_secure_rounds(task, facts, wanted):
+    found = decide(instruction(task), facts)
+    assert isinstance(found, wanted) if isinstance(wanted, type) else found == wanted
+
+
+def declined(task, facts):
+    action = decide(instruction(task), facts)
+    assert isinstance(action, Tell)
+    assert isinstance(action.body, Declined)
+    return action.body.cause
+
+
+@pytest.mark.parametrize("task", STEPS)
+def test_before_any_step_come_membership_refusal_approval_and_the_specification(task):
+    for facts, wanted in [
+        (replace(SECURE, pending=True), Resend),
+        (replace(SECURE, made=Made(out=True)), Nothing),
+        (replace(SECURE, standing=None), CheckMembership),
+        (replace(SECURE, standing=False), Nothing),
+        (replace(SECURE, approval="waiting"), Nothing),
+        (replace(SECURE, plain=None, missing=(SPEC,)), Download),
+    ]:
+        assert isinstance(decide(instruction(task), facts), wanted)
+    assert declined(task, replace(SECURE, refusal=REFUSAL)) is DeclineCause.POLICY
+
+
+@pytest.mark.parametrize("task", STEPS)
+def test_a_step_of_the_other_mode_or_without_a_contribution_is_declined(task):
+    assert declined(task, replace(SECURE, plain=True)) is DeclineCause.POLICY
+    assert declined(task, replace(SECURE, result=None)) is DeclineCause.UPDATE
+
+
+def test_in_a_secure_run_nothing_is_ever_sent_in_clear():
+    for made in (Made(), Made(trained=VECTOR), Made(masked=VECTOR)):
+        for uploaded in (False, True):
+            assert declined(SUBMIT, replace(SECURE, made=made, uploaded=uploaded)) is DeclineCause.POLICY
+
+
+def test_another_masked_vector_than_the_announced_one_is_declined():
+    assert declined(MASK, replace(HAVING, made=Made(masked=OTHER))) is DeclineCause.UPDATE
+
+
+def test_a_masked_upload_stops_when_it_is_not_asked_for():
+    upload = Upload(round=ROUND, ref=ref("e"), masked=True)
+    assert still_wanted(upload, instruction(MASK))
+    assert not still_wanted(upload, instruction(SUBMIT))
+    assert not still_wanted(upload, instruction(WAIT))
+    assert still_wanted(Answer(round=ROUND, spec=SPEC, task=SHARE), instruction(WAIT)), "what was begun is said"
 
 
 FACTS = [
@@ -182,6 +291,94 @@ def test_waiting_wants_no_downloads():
     assert artefacts_of(instruction(WAIT)) == ()
     assert artefacts_of(instruction(TRAIN)) == (SPEC, SEGMENT)
     assert artefacts_of(instruction(FINISH)) == (SPEC, SEGMENT)
+
+
+FLAGS = {
+    Prepared: "prepared",
+    Advertised: "advertised",
+    Shared: "shared",
+    Submitted: "submitted",
+    Confirmed: "confirmed",
+    Unmasked: "unmasked",
+}
+BODIES = {
+    Advertise: Advertised(channel_key=b"c", mask_key=b"m", minimum=4, colluders=0, signature=b"s"),
+    Share: Shared(commitments=(), shares=()),
+    Confirm: Confirmed(signature=b"s"),
+    Unmask: Unmasked(seeds=(), keys=()),
+}
+
+
+@dataclass
+class SecureSite:
+    """A site of which only what it made durable and what was answered survives a crash."""
+
+    kept: dict = field(default_factory=dict)
+    masked: VectorManifest | None = None
+    made: Made = field(default_factory=Made)
+    pending: object = None
+    standing: bool | None = None
+    uploaded: bool = False
+    heard: list = field(default_factory=list)
+
+    @property
+    def task(self):
+        """What a coordinator asks next."""
+        done = [type(body) for body in self.heard]
+        order = [(Prepared, TRAIN), (Advertised, ADVERTISE), (Shared, SHARE), (Submitted, MASK), (Confirmed, CONFIRM)]
+        return next((task for kind, task in order if kind not in done), UNMASK)
+
+    def facts(self):
+        return replace(
+            SECURE,
+            pending=self.pending is not None,
+            standing=self.standing,
+            masked=self.masked,
+            made=self.made,
+            uploaded=self.uploaded,
+        )
+
+    def crash(self):
+        self.standing, self.uploaded = None, False
+
+    def perform(self, action, *, until):
+        match action:
+            case CheckMembership():
+                self.standing = True
+            case MaskInput() if until > 1:
+                self.masked = MASKED
+            case Upload(ref=one, masked=True) if until > 1:
+                assert one == MASKED.vector
+                self.uploaded = True
+            case Answer(task=task) if until > 0:
+                body = self.kept.setdefault(type(task), BODIES[type(task)])
+                if until > 1:
+                    self.tell(body, until)
+            case Tell(body=body) if until > 0:
+                self.tell(body, until)
+            case Resend():
+                self.tell(self.pending, until)
+
+    def tell(self, body, until):
+        self.pending = body
+        if body not in self.heard:
+            self.heard.append(body)
+        if until > 1:
+            name = "masked" if isinstance(body, Masked) else FLAGS[type(body)]
+            self.made = replace(self.made, **{name: body.manifest.vector if isinstance(body, Masked) else True})
+            self.pending = None
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 2), max_size=60))
+def test_whatever_crashes_each_step_of_a_secure_round_is_said_once_and_in_order(points):
+    site = SecureSite()
+    for until in itertools.chain(points, itertools.repeat(2, 30)):
+        site.perform(decide(instruction(site.task), site.facts()), until=until)
+        if until < 2:
+            site.crash()
+    said = [Prepared, Advertised, Shared, Masked, Submitted, Confirmed, Unmasked]
+    assert [type(body) for body in site.heard] == said
 
 
 @dataclass
