@@ -29,7 +29,6 @@ from site_agent.status import StatusFile
 from site_agent.training import Training
 from site_agent.transfers import Downloads
 
-
 PLAIN = Policy.model_validate({"aggregation": {"plain": True}})
 
 

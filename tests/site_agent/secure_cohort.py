@@ -89,9 +89,12 @@ class Cohort:
         own: Modalities by site.
         run: Id of the run.
         minimum: That every site demands.
+        name: Of the plan.
+        least_open: By segment.
     """
 
-    def __init__(self, folder, own=OWN, run="r", minimum=3, name="test"):
+    def __init__(self, folder, own=OWN, run="r", minimum=3, name="test", least_open=LEAST_OPEN):
+        self.least_open = least_open
         self.own, self.minimum, self.layout = dict(own), minimum, slotted_layout()
         self.spec = make_spec(plan_of(name), run_id=run, sites=own)
         self.spec_sha256 = hashlib.sha256(repr(self.spec.to_dict()).encode()).hexdigest()
@@ -142,13 +145,14 @@ class Cohort:
             segments=tuple(SegmentSlice(name=one.name, values=vector_length(one)) for one in own),
             vector=ArtefactRef(sha256=hashlib.sha256(content).hexdigest(), size=len(content)),
         )
-        inputs = {one.name: self.broadcast[one.name] for one in own} | {"anchors": self.broadcast["anchors"]}
+        beside = {"anchors"} & set(self.broadcast)
+        inputs = {name: self.broadcast[name] for name in (*(one.name for one in own), *beside)}
         result = Result(
             key="k",
             manifest=manifest,
             seconds=1.0,
             inputs=inputs,
-            least_open={one.name: LEAST_OPEN.get(one.name, 0) for one in own},
+            least_open={one.name: self.least_open.get(one.name, 0) for one in own},
         )
         known = Knowledge(
             site=site,
@@ -176,7 +180,7 @@ class Cohort:
             membership_digest=self.listed.digest,
             layout_digest=layout_digest(self.layout),
             segments=tuple(
-                SegmentTerms(name=one.name, values=vector_length(one), least_open=LEAST_OPEN.get(one.name, 0))
+                SegmentTerms(name=one.name, values=vector_length(one), least_open=self.least_open.get(one.name, 0))
                 for one in self.layout.segments
             ),
             broadcast=tuple(NamedHash(name=name, sha256=sha256) for name, sha256 in self.broadcast.items()),

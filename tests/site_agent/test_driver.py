@@ -31,14 +31,24 @@ from protos.terms import (
     Wait,
 )
 from protos.v1 import federation_pb2 as messages
+from site_agent.approvals import Approvals
 from site_agent.errors import CorruptedError, RejectedError, StaleError, UnauthenticatedError, UnreachableError
 from site_agent.gathering import Tools
+from site_agent.policy_file import Policy
 from site_agent.reports import Ledger
 from site_agent.status import StatusFile
 from site_agent.training import Training
 from site_agent.transfers import Downloads
 from tests.federation.hospital import MODALITIES, RUN, small_layout
-from tests.site_agent.agent_at_hand import IdleTrainer, build_agent, config_of, no_pause, policy_tools, until_true
+from tests.site_agent.agent_at_hand import (
+    PLAIN,
+    IdleTrainer,
+    build_agent,
+    config_of,
+    no_pause,
+    policy_tools,
+    until_true,
+)
 from tests.site_agent.test_transfers import ref_of
 
 LAYOUT = small_layout()
@@ -150,7 +160,7 @@ class Script:
         yield begin, self.blobs[ref.sha256][begin:]
 
 
-def tools_of(folder, script, trainer, standing=None):
+def tools_of(folder, script, trainer, standing=None, policy=PLAIN):
     config = config_of(folder, "localhost:1", "localhost:2", MODALITIES)
     folder.mkdir(exist_ok=True)
     status, downloads = StatusFile(folder), Downloads(folder / "downloads", stall_s=5.0)
@@ -165,14 +175,16 @@ def tools_of(folder, script, trainer, standing=None):
         standing=standing or SimpleNamespace(check=lambda *_, **__: LISTED),
         status=status,
         clock=lambda: 0.0,
-        **policy_tools(folder, "a"),
+        **policy_tools(folder, "a", policy),
     )
 
 
 def play(folder, scenario, **options):
+    policy = options.pop("policy", PLAIN)
+
     async def whole():
         script, trainer = Script(**options), IdleTrainer(LAYOUT, MODALITIES)
-        tools = tools_of(folder, script, trainer)
+        tools = tools_of(folder, script, trainer, policy=policy)
         until = asyncio.Event()
         task = asyncio.create_task(build_agent(tools, until_finished=False).run(until))
         try:
@@ -329,6 +341,57 @@ def test_what_the_agent_does_is_told_with_the_heartbeat(tmp_path):
         await until_true(lambda: script.asked[-1].activity.kind.name == "TRAINING")
         assert script.asked[-1].activity.round == ROUND
         trainer.hang.set()
+
+    play(tmp_path, scenario)
+
+
+def test_an_update_in_clear_is_refused_before_anything_is_trained(tmp_path):
+    async def scenario(script, trainer, tools):
+        script.say(script.train())
+        await until_true(lambda: script.bodies(Declined))
+        assert script.bodies(Declined)[0].cause is DeclineCause.POLICY
+        assert trainer.jobs == []
+        (noted,) = tools.notes.of("round.declined")
+        assert noted[3]["clause"] == "policy aggregation.plain"
+
+    play(tmp_path, scenario, policy=Policy())
+
+
+def test_a_step_in_clear_is_refused_whatever_was_trained(tmp_path):
+    async def scenario(script, _trainer, _tools):
+        script.say(script.submit())
+        await until_true(lambda: script.bodies(Declined))
+        assert script.bodies(Declined)[0].cause is DeclineCause.POLICY
+        assert script.uploaded == b""
+
+    play(tmp_path, scenario, policy=Policy())
+
+
+def test_a_run_waits_for_a_person_and_is_trained_once_it_was_approved(tmp_path, monkeypatch):
+    monkeypatch.setattr("site_agent.driver._APPROVALS_S", 0.05)
+
+    async def scenario(script, trainer, tools):
+        script.say(script.train())
+        await until_true(lambda: "policy approve run/r" in tools.status.now.waiting)
+        assert trainer.jobs == []
+        assert script.bodies(Accepted) == []
+        approvals = Approvals(tmp_path)
+        approvals.decide(approvals.find("run/r"), approved=True, by="kim", at=datetime.now(UTC))
+        await until_true(lambda: script.bodies(Trained))
+        assert tools.notes.of("policy.approved")
+
+    approval = {"aggregation": {"plain": True}, "approval": {"runs": "person"}}
+    play(tmp_path, scenario, policy=Policy.model_validate(approval))
+
+
+def test_what_matters_to_an_auditor_is_on_record(tmp_path):
+    async def scenario(script, _trainer, tools):
+        script.say(script.train())
+        await until_true(lambda: script.bodies(Trained))
+        script.say(script.submit())
+        await until_true(lambda: tools.notes.of("round.submitted"))
+        actions = [record[0] for record in tools.notes.records]
+        assert actions == ["membership.accepted", "round.accepted", "run.begun", "round.trained", "round.submitted"]
 
     play(tmp_path, scenario)
 
