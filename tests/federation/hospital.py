@@ -60,15 +60,15 @@ from security.pki.certificates import join_bundle
 require_tls_1_3()
 PASSPHRASE = b"correct horse battery"
 MODALITIES = ("flair", "t1ce", "t1", "t2")
-RUN = """
+SECURE_RUN = """
 [run]
 name = "test"
 rounds = {rounds}
 methods = ["fedmepd"]
 [federation]
-aggregation = "plain"
 {federation}
 """
+RUN = SECURE_RUN.replace("[federation]", '[federation]\naggregation = "plain"')
 
 
 def small_layout(values: int = 1000) -> Layout:
