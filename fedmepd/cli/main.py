@@ -17,7 +17,7 @@ from rich.console import Console
 from fedmepd import __version__
 from fedmepd.errors import FedmepdError
 
-_COMMANDS = ("demo", "phantom", "cohort", "simulate", "predict", "evaluate", "report")
+_COMMANDS = ("demo", "phantom", "cohort", "simulate", "predict", "evaluate", "report", "privacy")
 _DEBUG_FLAG = "--debug"
 
 app = typer.Typer(
