@@ -21,6 +21,7 @@ from coordinator.secure_desk import SECURE, SecureDesk
 from coordinator.spool import Spool
 from coordinator.spool_writer import SpoolWriter
 from coordinator.state import RunState
+from protos.codec import Piece
 from protos.terms import (
     CHUNK_BYTES,
     Accepted,
@@ -180,7 +181,7 @@ class SiteDesk:
             return reached
         return await self._complete(site, ref, round_id)  # it was cut off after the last byte
 
-    async def upload(self, site: str, ref: ArtefactRef, chunks: AsyncIterator[tuple[int, bytes]]) -> int:
+    async def upload(self, site: str, ref: ArtefactRef, chunks: AsyncIterator[Piece]) -> int:
         """Take an upload from an offset on and return the durable offset.
 
         Args:
@@ -205,7 +206,7 @@ class SiteDesk:
         await asyncio.to_thread(self._keep, site, ref, path, round_id)
         return ref.size
 
-    async def _receive(self, site: str, ref: ArtefactRef, chunks: AsyncIterator[tuple[int, bytes]]) -> int:
+    async def _receive(self, site: str, ref: ArtefactRef, chunks: AsyncIterator[Piece]) -> int:
         """Write chunks to the spool and return what is there; a cut link keeps what came."""
         first = await anext(chunks, None)
         if first is None:
@@ -216,12 +217,10 @@ class SiteDesk:
         finally:  # shielded: a call that is cut off must not take back the closing while it waits for a thread
             await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(writer.close)))
 
-    async def _written(
-        self, site: str, writer: SpoolWriter, first: tuple[int, bytes], chunks: AsyncIterator[tuple[int, bytes]]
-    ) -> int:
+    async def _written(self, site: str, writer: SpoolWriter, first: Piece, chunks: AsyncIterator[Piece]) -> int:
         """Write and hash each chunk while the next one comes; return where they end."""
         marked, size = writer.reached, writer.ref.size
-        following: tuple[int, bytes] | None = first
+        following: Piece | None = first
         while following is not None:
             writing = asyncio.ensure_future(asyncio.to_thread(writer.write, *following))
             following = None

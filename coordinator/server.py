@@ -27,14 +27,13 @@ from coordinator.errors import ConfigError
 from coordinator.ports import Lead
 from coordinator.registry import Registry
 from coordinator.runs import Runs
-from coordinator.servicer import Federation
+from coordinator.servicer import Federation, add_federation
 from coordinator.spool import Spool
 from coordinator.store import open_store
 from coordinator.tls import ServerCredentials
 from protos.terms import MAX_MESSAGE_BYTES
 from protos.v1.admin_pb2_grpc import add_AdminServicer_to_server
 from protos.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
-from protos.v1.federation_pb2_grpc import add_FederationServicer_to_server
 from security.folders import IdentityFolder, IssuerFolder
 
 _log = structlog.get_logger("coordinator.server")
@@ -139,7 +138,7 @@ async def _open(
     federation = Federation(
         desk=desk, consortium=consortium, renew=registry.renew, membership=registry.membership, clock=clock
     )
-    add_FederationServicer_to_server(federation, members)
+    add_federation(federation, members)
     add_AdminServicer_to_server(Admin(registry=registry, runs=runs, store=store, blobs=blobs), members)
     await runs.open()
     address = await _listen(members, config.coordinator.listen, credentials.for_members(), stack)

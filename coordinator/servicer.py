@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import grpc
 from grpc import aio
 
 from coordinator.auth import caller
@@ -16,10 +17,11 @@ from protos import codec
 from protos.terms import ArtefactRef
 from protos.v1 import common_pb2 as common
 from protos.v1 import federation_pb2 as messages
-from protos.v1.federation_pb2_grpc import FederationServicer
+from protos.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server
 from security.identity import Identity
 
 SOFTWARE = f"fedmepd-coordinator {__version__}"
+_SERVICE = messages.DESCRIPTOR.services_by_name["Federation"].full_name
 Context = aio.ServicerContext[Any, Any]
 
 
@@ -82,29 +84,43 @@ class Federation(FederationServicer):
         ref = codec.decode_upload_offset_request(request)
         return messages.UploadOffsetReply(offset=await self._desk.upload_offset(caller(context).id, ref))
 
-    async def Upload(  # noqa: N802
-        self, request_iterator: AsyncIterator[messages.UploadMessage], context: Context
+    async def Upload(  # type: ignore[override]  # noqa: N802  its messages come as bytes, see `add_federation`
+        self, request_iterator: AsyncIterator[bytes], context: Context
     ) -> messages.UploadReply:
         """Take an upload."""
         first = await anext(request_iterator, None)
         if first is None:
             raise RefusedError("an upload begins with the artefact that it brings")
-        ref = codec.decode_upload_start(first)
+        ref = codec.decode_upload_start(codec.parse_upload_message(first))
         chunks = _chunks(request_iterator, ref)
         return messages.UploadReply(offset=await self._desk.upload(caller(context).id, ref, chunks))
 
-    async def Download(self, request: common.DownloadRequest, context: Context) -> AsyncIterator[common.Chunk]:  # noqa: N802
+    async def Download(  # type: ignore[override]  # noqa: N802  likewise
+        self, request: common.DownloadRequest, context: Context
+    ) -> AsyncIterator[bytes]:
         """Send an artefact."""
         ref, begin = codec.decode_download_request(request)
         async for offset, data in self._desk.download(caller(context).id, ref, begin):
-            yield codec.encode_chunk(offset, data)
+            yield codec.dump_chunk(offset, data)
 
 
-async def _chunks(
-    received: AsyncIterator[messages.UploadMessage], ref: ArtefactRef
-) -> AsyncIterator[tuple[int, bytes]]:
+def add_federation(servicer: Federation, server: aio.Server) -> None:
+    """Register the service: as generated, but what carries chunks goes past the generated classes (`codec.framing`)."""
+    add_FederationServicer_to_server(servicer, server)
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Upload": grpc.stream_unary_rpc_method_handler(
+            servicer.Upload, response_serializer=messages.UploadReply.SerializeToString
+        ),
+        "Download": grpc.unary_stream_rpc_method_handler(
+            servicer.Download, request_deserializer=common.DownloadRequest.FromString
+        ),
+    }
+    server.add_registered_method_handlers(_SERVICE, handlers)
+
+
+async def _chunks(received: AsyncIterator[bytes], ref: ArtefactRef) -> AsyncIterator[codec.Piece]:
     async for message in received:
-        chunk = codec.decode_upload_chunk(message, ref)
+        chunk = codec.parse_upload_chunk(message, ref)
         del message  # held no longer than until the next one comes
         yield chunk
         del chunk

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 from grpc import aio
@@ -29,8 +29,12 @@ if TYPE_CHECKING:
 
 SOFTWARE = f"fedmepd-agent {__version__}"
 CALL_S = 30.0
+_SERVICE = messages.DESCRIPTOR.services_by_name["Federation"].full_name
+_UPLOAD, _DOWNLOAD = f"/{_SERVICE}/Upload", f"/{_SERVICE}/Download"  # called past the generated stub (codec.framing)
 _OLD_CHANNEL_S = 5.0
 _T = TypeVar("_T")
+_Upload = aio.StreamUnaryCall[bytes, messages.UploadReply]
+_Download = aio.UnaryStreamMultiCallable[bytes, bytes]
 
 
 class Link:
@@ -108,7 +112,7 @@ class Link:
             reply = await self.stub.UploadOffset(codec.encode_upload_offset_request(ref), timeout=CALL_S)
             return codec.decode_offset(reply, ref)
 
-    async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[tuple[int, bytes]], *, stall_s: float) -> int:
+    async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[codec.Piece], *, stall_s: float) -> int:
         """Send chunks of an artefact and return the durable offset.
 
         Args:
@@ -117,11 +121,11 @@ class Link:
             stall_s: Longest time without progress.
         """
         with self._calling():
-            call = self.stub.Upload()
+            call: _Upload = self._open.stream_unary(_UPLOAD, response_deserializer=messages.UploadReply.FromString)()
             try:
-                await _write(call, codec.encode_upload_start(ref), stall_s)
+                await _write(call, codec.encode_upload_start(ref).SerializeToString(), stall_s)
                 async for offset, data in chunks:
-                    if not await _write(call, codec.encode_upload_chunk(offset, data), stall_s):
+                    if not await _write(call, codec.dump_upload_chunk(offset, data), stall_s):
                         break  # the coordinator has answered already
                 else:
                     await call.done_writing()
@@ -129,14 +133,16 @@ class Link:
             finally:
                 call.cancel()
 
-    async def download(self, ref: ArtefactRef, begin: int, *, stall_s: float) -> AsyncIterator[tuple[int, bytes]]:
+    async def download(self, ref: ArtefactRef, begin: int, *, stall_s: float) -> AsyncIterator[codec.Piece]:
         """Receive (offset, bytes) of an artefact, in order and without gaps (PROTOCOL 7.2)."""
         with self._calling():
-            call = self.stub.Download(codec.encode_download_request(ref, begin))
+            request = codec.encode_download_request(ref, begin).SerializeToString()
+            asking: _Download = self._open.unary_stream(_DOWNLOAD)
+            call = asking(request)
             try:
                 expected = begin
-                while isinstance(message := await _within(call.read(), stall_s), common.Chunk):
-                    offset, data = codec.decode_chunk(message, ref)
+                while isinstance(message := await _within(call.read(), stall_s), bytes):
+                    offset, data = codec.parse_chunk(message, ref)
                     if offset != expected:
                         raise UnreachableError(f"the coordinator sent offset {offset} instead of {expected}")
                     expected += len(data)
@@ -147,9 +153,14 @@ class Link:
     @property
     def stub(self) -> FederationAsyncStub:
         """The service on the present channel."""
+        return FederationStub(self._open)
+
+    @property
+    def _open(self) -> aio.Channel:
+        """The present channel."""
         if self._channel is None:
             raise UnreachableError("there is no connection")
-        return FederationStub(self._channel)
+        return self._channel
 
     @contextmanager
     def _calling(self) -> Iterator[None]:
@@ -171,7 +182,7 @@ async def _within(awaited: Awaitable[_T], seconds: float) -> _T:
         return await awaited
 
 
-async def _write(call: aio.StreamUnaryCall[Any, Any], message: object, seconds: float) -> bool:
+async def _write(call: _Upload, message: bytes, seconds: float) -> bool:
     """Send a message; False if the other end has answered already."""
     try:
         await _within(call.write(message), seconds)

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Any, Literal, Protocol
 
 from fedmepd.supervision import ProgressListener
-from protos.codec import NextQuery
+from protos.codec import NextQuery, Piece
 from protos.terms import ArtefactRef, Instruction, ReportReply
 
 Outcome = Literal["accepted", "refused", "failed"]
@@ -37,10 +37,10 @@ class Coordinator(Protocol):
     async def upload_offset(self, ref: ArtefactRef) -> int:
         """Ask how much of an upload is durable."""
 
-    async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[tuple[int, bytes]], *, stall_s: float) -> int:
+    async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[Piece], *, stall_s: float) -> int:
         """Send chunks and return the durable offset."""
 
-    def download(self, ref: ArtefactRef, begin: int, *, stall_s: float) -> AsyncIterator[tuple[int, bytes]]:
+    def download(self, ref: ArtefactRef, begin: int, *, stall_s: float) -> AsyncIterator[Piece]:
         """Receive chunks."""
 
 

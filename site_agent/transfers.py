@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from fedmepd.durable import sync_folder
+from protos.codec import Piece
 from protos.terms import CHUNK_BYTES, ArtefactRef
 from site_agent.errors import CorruptedError, StorageError, UnreachableError
 from site_agent.faults import disk
@@ -31,10 +32,10 @@ class Wire(Protocol):
     async def upload_offset(self, ref: ArtefactRef) -> int:
         """Ask how much of an upload is durable."""
 
-    async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[tuple[int, bytes]], *, stall_s: float) -> int:
+    async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[Piece], *, stall_s: float) -> int:
         """Send chunks and return the durable offset."""
 
-    def download(self, ref: ArtefactRef, begin: int, *, stall_s: float) -> AsyncIterator[tuple[int, bytes]]:
+    def download(self, ref: ArtefactRef, begin: int, *, stall_s: float) -> AsyncIterator[Piece]:
         """Receive chunks."""
 
 
@@ -129,7 +130,7 @@ class _Part:
             if self.size > self._ref.size:
                 self.discard()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append."""
         with disk(self._path):
             write_all(self._file, data)
@@ -158,7 +159,7 @@ class _Part:
         self._file.close()
 
 
-def write_all(file: BinaryIO, data: bytes) -> None:
+def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
     """Write bytes to an unbuffered file."""
     view = memoryview(data)
     while view:

@@ -22,6 +22,13 @@ from protos.codec.enrolment import (
     encode_enrol,
     encode_enrolment,
 )
+from protos.codec.framing import (
+    dump_chunk,
+    dump_upload_chunk,
+    parse_chunk,
+    parse_upload_chunk,
+    parse_upload_message,
+)
 from protos.codec.greetings import (
     Hello,
     Welcome,
@@ -50,6 +57,7 @@ from protos.codec.rounds import (
     encode_round,
 )
 from protos.codec.transfers import (
+    Piece,
     decode_artefact,
     decode_chunk,
     decode_download_request,
@@ -73,6 +81,7 @@ __all__ = [
     "Enrolment",
     "Hello",
     "NextQuery",
+    "Piece",
     "Welcome",
     "decode_activity",
     "decode_artefact",
@@ -97,6 +106,8 @@ __all__ = [
     "decode_upload_offset_request",
     "decode_upload_start",
     "decode_welcome",
+    "dump_chunk",
+    "dump_upload_chunk",
     "encode_activity",
     "encode_artefact",
     "encode_chunk",
@@ -117,4 +128,7 @@ __all__ = [
     "encode_upload_start",
     "encode_welcome",
     "negotiate",
+    "parse_chunk",
+    "parse_upload_chunk",
+    "parse_upload_message",
 ]

@@ -15,7 +15,7 @@ from protos.terms import MAX_CHUNK_BYTES, ArtefactRef
 from protos.v1 import common_pb2 as common
 from protos.v1 import federation_pb2 as federation
 
-Piece = tuple[int, bytes]  # offset of the first byte, bytes
+Piece = tuple[int, bytes | memoryview]  # offset of the first byte, bytes
 
 
 def encode_artefact(ref: ArtefactRef) -> common.Artefact:
@@ -50,12 +50,21 @@ def decode_chunk(message: common.Chunk, ref: ArtefactRef, where: str = "Chunk") 
     Raises:
         MalformedMessageError: If it is empty, too large, or reaches beyond the artefact's end.
     """
-    length = len(message.data)
+    return checked_piece(message.offset, message.data, ref, where)
+
+
+def checked_piece(offset: int, data: bytes | memoryview, ref: ArtefactRef, where: str = "Chunk") -> Piece:
+    """Check offset and bytes of a piece and return them.
+
+    Raises:
+        MalformedMessageError: As `decode_chunk`.
+    """
+    length = len(data)
     if not 1 <= length <= MAX_CHUNK_BYTES:
         refuse(f"{where}.data", f"{length} bytes, wanted 1 to {MAX_CHUNK_BYTES}")
-    if message.offset + length > ref.size:
-        refuse(f"{where}.offset", f"{message.offset} + {length} bytes is beyond the end, {ref.size}")
-    return message.offset, message.data
+    if offset + length > ref.size:
+        refuse(f"{where}.offset", f"{offset} + {length} bytes is beyond the end, {ref.size}")
+    return offset, data
 
 
 def encode_download_request(ref: ArtefactRef, offset: int) -> common.DownloadRequest:
