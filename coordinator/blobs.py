@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coordinator.errors import ConfigError
 from coordinator.local_blobs import LocalBlobs
-from coordinator.remote_blobs import FsspecBlobs
 
-__all__ = ["FsspecBlobs", "LocalBlobs", "open_blobs"]
+if TYPE_CHECKING:
+    from coordinator.remote_blobs import FsspecBlobs
 
 
 def open_blobs(url_or_path: str | Path, spool: Path) -> LocalBlobs | FsspecBlobs:
@@ -29,6 +30,8 @@ def open_blobs(url_or_path: str | Path, spool: Path) -> LocalBlobs | FsspecBlobs
         return LocalBlobs(Path(place))
     if kind == "file":
         return LocalBlobs(Path(rest))
+    from coordinator.remote_blobs import FsspecBlobs  # fsspec is loaded only where blobs are remote
+
     try:
         return FsspecBlobs(place, spool)
     except (ImportError, ValueError) as error:

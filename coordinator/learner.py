@@ -21,8 +21,8 @@ from coordinator.config import Config
 from coordinator.events import TrainLead
 from coordinator.ports import LeadError, LeadFiles
 from fedmepd import durable
-from fedmepd.config import SERVER_ID
 from fedmepd.errors import JobFailedError, WorkerDiedError
+from fedmepd.sections import SERVER_ID
 from fedmepd.supervision import WorkerProcess
 
 _log = structlog.get_logger("coordinator.lead")

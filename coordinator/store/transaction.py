@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Executable, RowMapping, Table, and_, delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql import ColumnElement
 
 from coordinator.errors import ConflictError, NotFoundError
@@ -228,7 +227,11 @@ class SqlTransaction:
 
     def _upsert(self, table: Table, row: dict[str, Any], keys: Iterable[str], values: dict[str, Any]) -> Executable:
         if self._connection.dialect.name == "sqlite":
+            from sqlalchemy.dialects import sqlite
+
             return sqlite.insert(table).values(row).on_conflict_do_update(index_elements=keys, set_=values)
+        from sqlalchemy.dialects import postgresql  # megabytes that nobody needs beside SQLite
+
         return postgresql.insert(table).values(row).on_conflict_do_update(index_elements=keys, set_=values)
 
     def _execute(self, statement: Executable) -> None:

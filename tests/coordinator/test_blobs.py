@@ -11,8 +11,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from coordinator.blobs import FsspecBlobs, LocalBlobs, open_blobs
+from coordinator.blobs import open_blobs
 from coordinator.errors import ConfigError, CorruptedError, StorageError
+from coordinator.local_blobs import LocalBlobs
+from coordinator.remote_blobs import FsspecBlobs
 from tests.coordinator.blob_suite import CONTENT, REF, BlobSuite, Damage
 
 
