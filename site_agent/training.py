@@ -82,6 +82,7 @@ class Training:
             StorageError: If the disk is full.
         """
         spec = await asyncio.to_thread(self.spec, action.spec)
+        await asyncio.to_thread(workspace.keep_specification, action.spec.sha256)
         layout = workspace.layout()
         if layout is None:
             opened = await self.trainer.run("open", self._common(spec), progress)
@@ -105,6 +106,7 @@ class Training:
             seconds=max(0.0, float(found["seconds"])),
             inputs=broadcast.names_of(action.task),
             least_open=await asyncio.to_thread(broadcast.least_open_of, action.task, layout, spec.plan, self.downloads),
+            samples=action.task.samples,
         )
         await asyncio.to_thread(workspace.keep_result, action.round.round_number, result)
         self._show(action, found)

@@ -2,6 +2,7 @@
 
     runs/<run>/state/               the trainer's (fedmepd.round_store)
     runs/<run>/out/                 contributions
+    runs/<run>/specification.json   the hash of the run's specification, from the first training on
     runs/<run>/layout.json          the layout that the site's own network has
     runs/<run>/results/000003.json  what was contributed to round 3, written when the contribution is durable
     runs/<run>/finished.json        how the run ended here
@@ -57,6 +58,20 @@ class Workspace:
         self.state_dir, self.out_dir = self.folder / "state", self.folder / "out"
         self.results_dir = data / "results" / run
         self._layout: Layout | None = None
+
+    def specification(self) -> str | None:
+        """Return the hash of the specification that the run goes by here; None before the first training."""
+        found = _read(self.folder / "specification.json")
+        return None if found is None else str(found)
+
+    def keep_specification(self, sha256: str) -> None:
+        """Keep which specification the run goes by: the first one, for good.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        if self.specification() is None:
+            self._write(self.folder / "specification.json", sha256)
 
     def layout(self) -> Layout | None:
         """Return the layout of the run as the site's own network has it; None before the first training."""
@@ -161,6 +176,7 @@ def _dumped(result: Result) -> dict[str, Any]:
         "vector": [vector.sha256, vector.size],
         "inputs": dict(result.inputs),
         "least_open": dict(result.least_open),
+        "samples": result.samples,
     }
 
 
@@ -174,4 +190,5 @@ def _result(found: dict[str, Any]) -> Result:
         seconds=float(found["seconds"]),
         inputs={str(name): str(sha256) for name, sha256 in found["inputs"].items()},
         least_open={str(name): int(count) for name, count in found["least_open"].items()},
+        samples=float(found["samples"]),
     )

@@ -76,7 +76,7 @@ def test_killed_at_any_step_the_run_ends_as_the_undisturbed_one(
         assert_whole(play(tmp_path / str(point), {victim: [point, point + 7]}))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(operations=OPERATIONS)
 def test_whatever_the_network_does_sums_are_right_and_nobody_says_two_things(
     tmp_path_factory: pytest.TempPathFactory, operations: list[tuple[str, int]]
