@@ -299,9 +299,13 @@ class SecureWorld(World):
         base = self.cohort.knowledge(site, action.round).result
         yield
         key = inputs_key(action.round, action.spec, action.task)
-        inputs = names_of(action.task)
         disk.results[action.round.round_number] = Result(
-            key=key, manifest=base.manifest, seconds=1.0, inputs=inputs, least_open=base.least_open
+            key=key,
+            manifest=base.manifest,
+            seconds=1.0,
+            inputs=names_of(action.task),
+            least_open=base.least_open,
+            samples=action.task.samples,
         )
 
 
