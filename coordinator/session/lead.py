@@ -64,4 +64,4 @@ def failed(turn: Turn, event: ev.LeadFailed) -> None:
         rounds.end_round(turn, Phase.FAILED, reason)
         rounds.give_up(turn)
         return
-    rounds.go_on_alone(turn, reason)
+    rounds.go_on_alone(turn, current.reason or reason)
