@@ -19,6 +19,7 @@ from coordinator.ports import BlobStore, Store
 from coordinator.runs import Runs
 from coordinator.spool import Spool
 from coordinator.spool_writer import SpoolWriter
+from coordinator.succession import Succession
 from protos.terms import (
     CHUNK_BYTES,
     Accepted,
@@ -66,6 +67,7 @@ class SiteDesk:
         self._runs, self._driver, self._store = runs, runs.driver, store
         self._blobs, self._spool, self._admitted = blobs, spool, admitted
         self._max_update_bytes = max_update_bytes
+        self._receiving = Succession()
 
     # -- instructions and reports -----------------------------------------------------------------------------------
 
@@ -171,6 +173,7 @@ class SiteDesk:
 
         Raises:
             StaleError: If the site is not asked to upload this now.
+            ConflictError: If another stream of this upload has begun since.
             CorruptedError: If all is there and the hash is not what was announced; the upload starts anew then.
             StorageError: If the disk is full.
         """
@@ -191,11 +194,12 @@ class SiteDesk:
         first = await anext(chunks, None)
         if first is None:
             return await asyncio.to_thread(self._spool.offset, site, ref)
-        writer = await self._writer(site, ref, first[0])
-        try:
-            return await self._written(site, writer, first, chunks)
-        finally:  # shielded: a call that is cut off must not take back the closing while it waits for a thread
-            await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(writer.close)))
+        async with self._receiving.turn((site, ref)):  # the stream before may hang on a link that is dead
+            writer = await self._writer(site, ref, first[0])
+            try:
+                return await self._written(site, writer, first, chunks)
+            finally:  # shielded: a call that is cut off must not take back the closing while it waits for a thread
+                await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(writer.close)))
 
     async def _written(
         self, site: str, writer: SpoolWriter, first: tuple[int, bytes], chunks: AsyncIterator[tuple[int, bytes]]
