@@ -34,7 +34,8 @@ def options(proxy: str | None) -> Options:
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.keepalive_time_ms", 150_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 60_000),  # an answer may stand behind data of a slow link
+        ("grpc.http2.ping_timeout_ms", 60_000),  # what gRPC 1.85 goes by; it ignores the line above
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.bdp_probe", 1),

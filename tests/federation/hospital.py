@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -202,7 +203,9 @@ class Hospital:
         made.registry.publish(to_json(sign(listed, consortium.membership_key)), actor="test")
 
     @asynccontextmanager
-    async def serving(self, lead: IdleLead, **service: object) -> AsyncIterator[Coordinator]:
+    async def serving(
+        self, lead: IdleLead, clock: Callable[[], float] = time.time, **service: object
+    ) -> AsyncIterator[Coordinator]:
         """Run the coordinator for as long as the block lasts."""
         config = Config(
             coordinator=Service.model_validate(
@@ -217,7 +220,9 @@ class Hospital:
             lead=Lead(cohort=self.folder / "cohort", cache=self.folder / "cache"),
         )
         until, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(serve(config, lead, passphrase=None, until=until, ready=ready.set_result))
+        task = asyncio.create_task(
+            serve(config, lead, passphrase=None, until=until, ready=ready.set_result, clock=clock)
+        )
         try:
             done, _ = await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
             if task in done:
