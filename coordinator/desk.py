@@ -127,7 +127,7 @@ class SiteDesk:
             case Declined(cause=cause, problem=problem):
                 return ev.SiteDeclined(site=site, round=report.round, reason=f"{cause.value}: {problem}")
             case Finished():
-                return ev.SiteFinished(site=site)
+                return ev.SiteFinished(site=site, run=report.round.run)
 
     def _check_whole(self, site: str, report: Report, vector: ArtefactRef) -> None:
         with self._store.transaction() as transaction:

@@ -474,7 +474,9 @@ def _aborted(turn: _Turn, event: ev.Aborted) -> None:
 
 
 def _finished(turn: _Turn, event: ev.SiteFinished) -> None:
-    if event.site in turn.state.sites and event.site not in turn.state.finished:
+    if event.run != turn.state.run:
+        turn.answer = Answer(in_round=False, message=f"the run is {turn.state.run}")
+    elif event.site in turn.state.sites and event.site not in turn.state.finished:
         turn.state = replace(turn.state, finished=(*turn.state.finished, event.site))
 
 
