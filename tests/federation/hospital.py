@@ -310,7 +310,8 @@ class Site:
         return VectorManifest(segments=tuple(slices), vector=ref), content
 
     async def take_part(self, *, download: bool = True) -> None:
-        """Take part in rounds until the run is over."""
+        """Take part in rounds until the run is over, beginning with what is asked now."""
+        self.revision = 0
         while True:
             found = await self.next()
             match found.task:
