@@ -321,7 +321,7 @@ class World:
             case Declined(problem=problem):
                 event = ev.SiteDeclined(site=site, round=report.round, reason=problem)
             case Finished():
-                event = ev.SiteFinished(site=site)
+                event = ev.SiteFinished(site=site, run=report.round.run)
         return (yield from self._tell(event, work, site, (report.sequence, request)))
 
     def _wanted(self, site: str, ref: ArtefactRef) -> bool:
