@@ -119,7 +119,7 @@ class Gatherer:
             made=made,
             uploaded=current.uploaded,
             kept=space.ending() is not None,
-            left=self._left(instruction.round.run),
+            left=self._left(round_id.run),
         )
 
     def give_up(self, run: str) -> None:

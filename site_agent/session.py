@@ -224,7 +224,7 @@ def decide(instruction: Instruction, facts: Facts) -> Action:
     return facts.left or _asked(instruction, facts)
 
 
-def _asked(instruction: Instruction, facts: Facts) -> Action:  # noqa: PLR0911  the table, row by row
+def _asked(instruction: Instruction, facts: Facts) -> Action:
     task, round_id, spec = instruction.task, instruction.round, instruction.run_spec
     if isinstance(task, Wait):
         return Nothing(reason=task.reason)

@@ -73,7 +73,8 @@ class World:
         await asyncio.to_thread(self.hospital.sign_membership, self.made)
 
     async def start(self, rounds=2):
-        return await self.made.runs.start(RUN.format(rounds=rounds, federation=POLICY), actor="test")
+        started = await self.made.runs.start(RUN.format(rounds=rounds, federation=POLICY), actor="test")
+        return started.run
 
     def tools(self):
         return build_tools(self.config, self.trainer)
