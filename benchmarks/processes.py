@@ -1,6 +1,6 @@
 """What benchmarks over real connections share: a coordinator in a process of its own, bare gRPC streams, memory.
 
-    python -m benchmarks.processes coordinator FOLDER VALUES ROUNDS SEGMENTS SITES
+    python -m benchmarks.processes coordinator FOLDER VALUES ROUNDS SEGMENTS SITES AGGREGATION
     python -m benchmarks.processes bare-server FOLDER | bare-client FOLDER NAME ADDRESS BYTES
 
 Processes are driven by lines: what they are told on their standard input they answer with one line of JSON.
@@ -36,9 +36,18 @@ from fedmepd.durable import replacing
 from fedmepd.layout import Layout, build_layout
 from fedmepd.layout_json import layout_to_json
 from security.folders import IdentityFolder
-from tests.federation.hospital import MODALITIES, RUN, Hospital, IdleLead
+from tests.federation.hospital import MODALITIES, Hospital, IdleLead
 
 MIB = 1 << 20
+RUN = """
+[run]
+name = "test"
+rounds = {rounds}
+methods = ["fedmepd"]
+[federation]
+aggregation = "{aggregation}"
+quorum = 1.0
+"""
 _OPTIONS = (
     ("grpc.max_receive_message_length", 4 << 20),
     ("grpc.max_send_message_length", 4 << 20),
@@ -60,6 +69,11 @@ def forget_peak(pid: int) -> int:
 
 def median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2]
+
+
+def note() -> dict[str, str]:
+    """Return a remark for the results if the machine has other work to do."""
+    return {"note": "machine shared"} if os.getloadavg()[0] > 0.3 * (os.cpu_count() or 1) else {}
 
 
 def layout_of(values: int, segments: int = 4) -> Layout:
@@ -165,7 +179,7 @@ def write_words(path: Path, size: int, word: int, zeros: int = 0) -> None:
         file.write(bytes(zeros))
 
 
-async def coordinate(folder: Path, values: int, rounds: int, segments: int, sites: int) -> None:
+async def coordinate(folder: Path, values: int, rounds: int, segments: int, sites: int, aggregation: str) -> None:
     """Serve; on `start` run so many rounds and say how long each took."""
     hospital = Hospital(folder, {f"s{n}": MODALITIES for n in range(sites)})
     hospital.found()
@@ -177,15 +191,18 @@ async def coordinate(folder: Path, values: int, rounds: int, segments: int, site
         say({"members": made.addresses[0], "newcomers": made.addresses[1]})
         await told()
         resting = forget_peak(os.getpid())
-        run = await made.runs.start(RUN.format(rounds=rounds, federation="quorum = 1.0"), actor="benchmark")
+        started = await made.runs.start(RUN.format(rounds=rounds, aggregation=aggregation), actor="benchmark")
         version = 0
         while not made.runs.state(None).status.terminal:
             version = await made.runs.changed(version, 10.0)
         with made.runs._store.transaction() as transaction:  # noqa: SLF001  what no service tells
-            ended = [row.ended for row in transaction.rounds(run) if row.ended is not None]
+            rows = transaction.rounds(started.run)
+        ended = [row.ended for row in rows if row.ended is not None]
         say(
             {
                 "status": made.runs.state(None).status.value,
+                "aggregation": started.aggregation,
+                "failures": [row.reason for row in rows if row.reason],
                 "seconds": [later - earlier for earlier, later in pairwise(ended)],
                 "resting_bytes": resting,
                 "peak_bytes": memory(os.getpid(), "VmHWM"),
@@ -271,7 +288,8 @@ def main() -> None:
     quiet()
     if what == "coordinator":
         spare_memory()
-        asyncio.run(coordinate(Path(folder), *map(int, rest)))
+        *numbers, aggregation = rest
+        asyncio.run(coordinate(Path(folder), *map(int, numbers), aggregation))
     elif what == "bare-server":
         asyncio.run(serve_bare(Path(folder)))
     elif what == "bare-client":

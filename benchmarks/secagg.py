@@ -27,7 +27,7 @@ import numpy as np
 from cryptography.hazmat.backends.openssl.backend import backend
 
 from benchmarks.flower import flower_side
-from benchmarks.processes import Process, median
+from benchmarks.processes import Process, median, note
 from benchmarks.secagg_round import Secrets, all_segments, made_up, one_segment
 from security import secagg
 from security.masking import Masker, Pad, Words
@@ -186,8 +186,7 @@ def settle() -> dict[str, Any]:
     """Keep to one core, with all that is started from here; say what the machine was doing."""
     busy, cores = os.getloadavg()[0], sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[-1]})
-    shared = {"note": "machine shared"} if busy > 0.3 * len(cores) else {}
-    return {"core": cores[-1], "load": busy, "openssl": backend.openssl_version_text(), **shared}
+    return {"core": cores[-1], "load": busy, "openssl": backend.openssl_version_text()}
 
 
 def main() -> None:
@@ -198,12 +197,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     with ExitStack() as stack:
-        machine = settle()
+        shared, machine = note(), settle()
         flower = None if arguments.without_flower else stack.enter_context(flower_side(arguments.parameters))
         versions = flower.ask("versions") if flower is not None else {}
         row = {
             "parameters": arguments.parameters,
             "peers": PEERS,
+            **shared,
             "machine": {**machine, **versions},
             **measure(arguments.parameters, arguments.repeats, flower),
             "goals": _GOALS,

@@ -140,7 +140,7 @@ def plain_write(path: Path, size: int) -> float:
 def measure(folder: Path, size: int, repeats: int) -> list[dict[str, dict[str, float]]]:
     """Return for every repetition the seconds of each of the five, and ours with its memory."""
     values, rounds = size // 4, repeats + 1
-    with Process("benchmarks.processes", "coordinator", folder, values, rounds, 1, 1) as coordinator:
+    with Process("benchmarks.processes", "coordinator", folder, values, rounds, 1, 1, "plain") as coordinator:
         address = coordinator.heard()["members"]
         agent = Process("benchmarks.transfer", "--site", folder, address, coordinator.pid, values)
         with agent, bare_clients(folder, [folder / "members" / "s0"], size) as (bare,):

@@ -17,7 +17,7 @@ from coordinator.ports import BlobStore, RunControl, Store
 from coordinator.records import ModelRow, RoundRow, RunRow
 from coordinator.registry import Registry
 from coordinator.state import RunState, load_round, load_run
-from coordinator.views import LeadActivity, Seen, model_view, round_view, run_view
+from coordinator.views import LeadActivity, Seen, model_view, round_view, run_view, started_view
 from protos.terms import CHUNK_BYTES
 from protos.v1 import admin_pb2 as messages
 from protos.v1 import common_pb2 as common
@@ -46,7 +46,7 @@ class RunCalls(AdminServicer):
         if len(request.configuration_toml) > _MOST_TOML:
             raise RefusedError(f"the configuration is larger than {_MOST_TOML} characters")
         started = await self._runs.start(request.configuration_toml, actor=caller(context).uri)
-        return messages.StartRunReply(run=started.run)
+        return started_view(started)
 
     async def ControlRun(self, request: messages.ControlRunRequest, context: Context) -> messages.ControlRunReply:
         """Pause, resume or abort a run."""

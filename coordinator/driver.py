@@ -20,11 +20,11 @@ from coordinator import events as ev
 from coordinator.board import Board
 from coordinator.errors import ConflictError, CoordinatorError, NotFoundError, ReplayError, StaleError, StorageError
 from coordinator.instructions import instruction_for
-from coordinator.journal import record
-from coordinator.ports import Store, Transaction
-from coordinator.records import LastReport, ModelRow, RoundRow, RunRow
+from coordinator.keeping import keep
+from coordinator.ports import Store
+from coordinator.records import LastReport, RunRow
 from coordinator.session import Answer, Outcome, begin, handle, pending
-from coordinator.state import RoundState, RunState, Step, dump_round, dump_run, load_run
+from coordinator.state import RunState, Step, load_run
 from protos.terms import Activity, Instruction, ReportReply, RoundId
 
 _log = structlog.get_logger("coordinator.driver")
@@ -361,29 +361,10 @@ class Driver:
             transaction.touch_members(seen)
 
     def _commit(self, batch: _Batch) -> None:
-        state, now = batch.state, self._clock()
+        if self._row is None:
+            raise NotFoundError("there is no run")
         with self._store.transaction() as transaction:
-            row = _run_row(self._row, state, now)
-            transaction.put_run(row)
-            for effect in batch.effects:
-                if isinstance(effect, ev.RoundEnded):
-                    _put_ended(transaction, effect, now)
-                elif isinstance(effect, ev.Keep):
-                    transaction.put_step(effect.round, effect.site, effect.step.value, effect.content)
-                elif isinstance(effect, ev.Note):
-                    record(
-                        transaction,
-                        now,
-                        actor="coordinator",
-                        action=effect.action,
-                        subject=effect.subject,
-                        outcome=effect.outcome,
-                        details=effect.details,
-                    )
-            if state.round is not None:
-                transaction.put_round(_round_row(state.round))
-            for site, report in batch.reports.items():
-                transaction.put_last_report(site, report)
+            row = keep(transaction, self._row, batch.state, batch.effects, batch.reports, self._clock())
         self._row = row
 
 
@@ -397,47 +378,3 @@ def _settle(batch: _Batch) -> None:
             item.answer.set_exception(error)
             if isinstance(item.event, ev.Tick):
                 item.answer.exception()  # nobody waits for it
-
-
-def _run_row(row: RunRow | None, state: RunState, now: float) -> RunRow:
-    if row is None:
-        raise NotFoundError("there is no run")
-    return RunRow(
-        run=row.run,
-        name=row.name,
-        method=row.method,
-        created=row.created,
-        ended=(row.ended or now) if state.status.terminal else None,
-        status=state.status.value,
-        configuration_toml=row.configuration_toml,
-        state=dump_run(state),
-    )
-
-
-def _round_row(current: RoundState) -> RoundRow:
-    return RoundRow(
-        round=current.id,
-        phase=current.phase,
-        began=current.began,
-        ended=current.phase_began if current.phase.terminal else None,
-        reason=current.reason,
-        detail=dump_round(current),
-    )
-
-
-def _put_ended(transaction: Transaction, effect: ev.RoundEnded, now: float) -> None:
-    ended, publication = effect.record, effect.publication
-    transaction.put_round(_round_row(ended))
-    transaction.forget_inputs(ended.id)
-    transaction.forget_steps(ended.id)
-    if publication is not None and publication.model is not None:
-        transaction.put_model(
-            ModelRow(
-                run=ended.id.run,
-                round_number=ended.id.round_number,
-                model=publication.model,
-                created=now,
-                contributors=ended.contributing,
-                missing=ended.missing,
-            )
-        )

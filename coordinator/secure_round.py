@@ -43,9 +43,7 @@ def terms_of(
     Raises:
         ConflictError: If there is nothing to be about.
     """
-    current, published = _round_of(state), state.published
-    if published is None:
-        raise ConflictError("the run has published nothing yet")
+    current, published = _round_of(state), _published(state)
     members = {member.site: member for member in membership.members}
     listed = [members[site] for site in current.roster if site in members and _counts(members[site], state, now)]
     if not listed:
@@ -111,7 +109,14 @@ def _setting(state: RunState, current: RoundState, terms: Terms, spec: RunSpec) 
         spec=spec,
         spec_sha256=state.spec.sha256,
         identity_keys={site: bytes.fromhex(key) for site, key in terms.identity_keys.items()},
+        samples=_published(state).samples,
     )
+
+
+def _published(state: RunState) -> Publication:
+    if state.published is None:
+        raise ConflictError("the run has published nothing yet")
+    return state.published
 
 
 def _round_of(state: RunState) -> RoundState:

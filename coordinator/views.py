@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from coordinator.instructions import seconds_left
 from coordinator.records import AuditRow, MemberRow, MemberState, ModelRow, RoundRow, RunRow, TokenRow, TokenState
+from coordinator.starting import Started
 from coordinator.state import Participant, RoundState, RunState
 from protos.terms import Activity
 from protos.v1 import admin_pb2 as messages
@@ -104,6 +105,25 @@ def activity_text(activity: Activity | None) -> str:
     return f"{words} {activity.done}/{activity.total}" if activity.total else words
 
 
+def started_view(started: Started) -> messages.StartRunReply:
+    """Return a run that was started, and what its operator must know."""
+    return messages.StartRunReply(
+        run=started.run,
+        aggregation=started.aggregation,
+        warnings=started.warnings,
+        segments=[
+            messages.SegmentOutlook(
+                segment=one.segment,
+                owners=one.owners,
+                minimum=one.minimum,
+                threshold=one.threshold,
+                tolerated=one.tolerated,
+            )
+            for one in started.segments
+        ],
+    )
+
+
 def run_view(
     row: RunRow, state: RunState, seen: Seen | None, lead: LeadActivity | None, *, now: float
 ) -> messages.RunView:
@@ -127,6 +147,7 @@ def run_view(
         created=row.created,
         ended=row.ended or 0.0,
         sites=list(state.sites),
+        aggregation=state.policy.aggregation,
     )
     if state.round is not None:
         view.round.CopyFrom(round_view(state.round, None, seen))
@@ -148,6 +169,7 @@ def round_view(state: RoundState, row: RoundRow | None, seen: Seen | None) -> me
         ended=(row.ended or 0.0) if row is not None else 0.0,
         participants=[_participant(p, seen) for p in state.participants],
         durations=_durations(state),
+        closed=state.closed,
     )
 
 

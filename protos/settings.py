@@ -5,6 +5,8 @@ Each end takes what it knows itself from its own records and the rest from the t
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Mapping
 
 from fedmepd.aggregation import Quantisation
@@ -21,6 +23,7 @@ def setting_of(
     spec: RunSpec,
     spec_sha256: str,
     identity_keys: Mapping[str, bytes],
+    samples: float,
 ) -> Setting:
     """Return the setting that a task describes.
 
@@ -31,6 +34,7 @@ def setting_of(
         spec: The run's specification.
         spec_sha256: Its hash, hexadecimal.
         identity_keys: Ed25519 public keys on the membership list; of all sites of the roster.
+        samples: Training patients of all sites, as the broadcast says; at a site that of the task it trained on.
 
     Raises:
         SecureAggregationError: If the roster or the former contributors are not of the run, or unsorted.
@@ -50,10 +54,14 @@ def setting_of(
             Party(site=one.site, modalities=one.modalities, identity_key=identity_keys[one.site]) for one in task.roster
         ),
         segments=tuple(Segment(name=one.name, values=one.values, least_open=one.least_open) for one in task.segments),
-        broadcast=tuple((one.name, bytes.fromhex(one.sha256)) for one in task.broadcast),
+        broadcast=(*((one.name, bytes.fromhex(one.sha256)) for one in task.broadcast), ("samples", _hash(samples))),
         previous=task.previous,
         run_sites=spec.sites,
     )
+
+
+def _hash(number: float) -> bytes:
+    return hashlib.sha256(struct.pack(">d", number)).digest()
 
 
 def format_pairs(formats: Quantisation) -> tuple[tuple[float, float], ...]:

@@ -176,6 +176,8 @@ class Gatherer:
             spec = self._tools.training.spec(ref)
             self._tools.status.now.aggregation = spec.aggregation
             self._check_run(round_id, spec, ref, current)
+            if isinstance(task, Train):
+                policy.check_owners(task, spec)
             if spec.aggregation == "secure" and not isinstance(task, Train | Submit) and current.listed is not None:
                 self._check_repeated(round_id, ref, task, current)
         except RefusalError as error:
@@ -194,6 +196,7 @@ class Gatherer:
         """Check a run against configuration and policy; the cohort once the signed list is known."""
         training, rules = self._tools.training, self._tools.rules
         policy.check_run(spec, round_id.run, training.site, training.own)
+        policy.check_specification(round_id.run, ref.sha256, self.workspace(round_id.run).specification())
         if current.listed is not None:
             rules.check(spec, current.listed)
             current.approval = rules.waiting(spec, ref.sha256)

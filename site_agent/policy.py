@@ -16,6 +16,7 @@ from fedmepd.layout_json import layout_digest
 from fedmepd.runspec import RunSpec
 from protos.context import round_context
 from protos.terms import ArtefactRef, DeclineCause, RoundId, SegmentSlice, Submit, Train, VectorManifest
+from security.secagg import is_member
 from site_agent.config import Config
 from site_agent.errors import RefusalError
 
@@ -54,6 +55,32 @@ def check_train(task: Train, own: Sequence[str], layout: Layout | None, config: 
     for ref in task.artefacts:
         if ref.size > config.limits.max_download_bytes:
             raise _policy(f"an artefact of {ref.size} bytes is larger than limits.max_download_bytes")
+
+
+def check_owners(task: Train, spec: RunSpec) -> None:
+    """Check that the broadcast says of each segment how many sites of the run have it.
+
+    A site sends zeros for a segment that too few sites have: told a smaller number, all others would leave it alone.
+
+    Raises:
+        RefusalError: If it says another number.
+    """
+    for part in task.segments:
+        owners = sum(is_member(own, part.name) for own in spec.sites.values())
+        if part.owners != owners:
+            problem = f"the broadcast gives segment {part.name} {part.owners} owners, the run's specification {owners}"
+            raise RefusalError(problem, cause=DeclineCause.POLICY, clause="SPEC 9.5")
+
+
+def check_specification(run: str, sha256: str, known: str | None) -> None:
+    """Check that a run goes by the specification that it began with at this site.
+
+    Raises:
+        RefusalError: If it goes by another one.
+    """
+    if known not in (None, sha256):
+        problem = f"run {run} goes by another specification than this site began it with"
+        raise RefusalError(problem, cause=DeclineCause.POLICY, clause="SPEC 9.5")
 
 
 def manifest_of(path: Path, layout: Layout, own: Sequence[str], *, sha256: str, most: int) -> VectorManifest:

@@ -45,13 +45,17 @@ def check_round(task: Advertise, known: Knowledge, records: Records, spent: Spen
     return _setting(task, known, keys)
 
 
-def setting(task: Advertise, known: Knowledge) -> Setting:
-    """Return the setting as the site computes it, without the checks of `check_round`.
+def setting_again(task: Advertise, known: Knowledge, before: Setting) -> Setting:
+    """Return the setting of a task in an attempt that was checked before and has begun.
+
+    A list that was published since, or a membership that has ended since, changes nothing of it: identity keys are
+    those of then, and of sites that were not asked then, none.
 
     Raises:
-        RefusalError: If it is none.
+        RefusalError: If it is no setting.
     """
-    return _setting(task, known, _check_membership(task, known))
+    strangers = dict.fromkeys((one.site for one in task.roster), b"")
+    return _setting(task, known, strangers | {party.site: party.identity_key for party in before.parties})
 
 
 def _check_membership(task: Advertise, known: Knowledge) -> dict[str, bytes]:
@@ -87,9 +91,10 @@ def _check_layout(task: Advertise, known: Knowledge) -> None:
     lengths = [(segment.name, vector_length(segment)) for segment in layout.segments]
     if [(part.name, part.values) for part in task.segments] != lengths:
         raise refusal("the round's segments are not those of the layout")
+    own = {segment.name for segment in layout.for_member(known.own)}
     for part in task.segments:
-        counted = known.result.least_open.get(part.name, part.least_open)
-        if part.least_open != counted:
+        counted = known.result.least_open.get(part.name)
+        if part.name in own and part.least_open != counted:
             raise refusal(f"segment {part.name} has a least open count of {part.least_open}, its counts say {counted}")
 
 
@@ -153,6 +158,7 @@ def _setting(task: Advertise, known: Knowledge, keys: Mapping[str, bytes]) -> Se
             spec=known.spec,
             spec_sha256=known.spec_sha256,
             identity_keys=keys,
+            samples=known.result.samples,
         )
     except SecurityError as error:
         raise refusal(error.problem) from error

@@ -50,6 +50,7 @@ class Result:
         seconds: What training took.
         inputs: SHA-256 of the artefacts it was trained on, by name: segments, `anchors`, `start`.
         least_open: By segment, what its artefact's counts say (SPEC 9.1).
+        samples: Training patients of all sites, as the broadcast said.
     """
 
     key: str
@@ -57,6 +58,7 @@ class Result:
     seconds: float
     inputs: Mapping[str, str] = field(default_factory=dict)
     least_open: Mapping[str, int] = field(default_factory=dict)
+    samples: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

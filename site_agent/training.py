@@ -107,6 +107,7 @@ class Training:
             seconds=max(0.0, float(found["seconds"])),
             inputs=broadcast.names_of(action.task),
             least_open=await asyncio.to_thread(broadcast.least_open_of, action.task, layout, spec.plan, self.downloads),
+            samples=action.task.samples,
         )
         await asyncio.to_thread(workspace.keep_result, action.round.round_number, result)
         self._show(action, found)

@@ -3,7 +3,7 @@
     runs/<run>/state/               the trainer's (fedmepd.round_store)
     runs/<run>/out/                 contributions
     runs/<run>/layout.json          the layout that the site's own network has
-    runs/<run>/spec.json            the run's specification
+    runs/<run>/spec.json            the run's specification, from the first training on
     runs/<run>/results/000003.json  what was contributed to round 3, written when the contribution is durable
     runs/<run>/finished.json        how the run ended here
 
@@ -62,6 +62,11 @@ class Workspace:
         self.spec_path = self.folder / "spec.json"
         self._layout: Layout | None = None
 
+    def specification(self) -> str | None:
+        """Return the hash of the specification that the run goes by here; None before the first training."""
+        with disk(self.spec_path):
+            return hashlib.sha256(self.spec_path.read_bytes()).hexdigest() if self.spec_path.exists() else None
+
     def layout(self) -> Layout | None:
         """Return the layout of the run as the site's own network has it; None before the first training."""
         if self._layout is None:
@@ -82,7 +87,7 @@ class Workspace:
         return layout
 
     def keep_spec(self, path: Path) -> None:
-        """Keep a copy of the run's specification: at the end of the run its download may be gone.
+        """Keep a copy of the run's specification, the first one for good: at the end its download may be gone.
 
         Raises:
             StorageError: If it cannot be written.
@@ -189,6 +194,7 @@ def _dumped(result: Result) -> dict[str, Any]:
         "vector": [vector.sha256, vector.size],
         "inputs": dict(result.inputs),
         "least_open": dict(result.least_open),
+        "samples": result.samples,
     }
 
 
@@ -202,4 +208,5 @@ def _result(found: dict[str, Any]) -> Result:
         seconds=float(found["seconds"]),
         inputs={str(name): str(sha256) for name, sha256 in found["inputs"].items()},
         least_open={str(name): int(count) for name, count in found["least_open"].items()},
+        samples=float(found["samples"]),
     )

@@ -177,10 +177,10 @@ def _close_advertise(turn: Turn, done: tuple[str, ...]) -> None:
     left = tuple(site for site in done if site in turn.round.sites(SiteStatus.ADVERTISED))
     if len(left) < _needed(turn):
         rounds.fail(turn, f"{len(left)} sites are left, {_needed(turn)} are needed ({missing(turn.round)})")
-        return
-    _record(turn, left)
-    turn.put(replace(turn.round, advertised=left))
-    turn.enter(Phase.SHARE)
+    elif _may_open(turn, left):
+        _record(turn, left)
+        turn.put(replace(turn.round, advertised=left))
+        turn.enter(Phase.SHARE)
 
 
 def _close_share(turn: Turn, done: tuple[str, ...]) -> None:

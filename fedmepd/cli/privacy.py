@@ -34,14 +34,10 @@ holds (the plan, the model it sent, what a hospital uploads) is given all patien
 An area of 1 means that every patient who trained is told from those who did not; 0.5 is a coin toss. The sum over a
 few hospitals still tells something: secure aggregation hides who sent what, not what all sent together.
 
-Takes about a minute and a half on one core. Writes leak.png and leak.json into --out. docs/what-an-update-tells.md
+Takes one to two minutes on one core. Writes leak.png and leak.json into --out. docs/what-an-update-tells.md
 explains the attack and its limits.
 """
-_TITLES = {
-    "plain": "a hospital's update in clear",
-    "masked": "the same update, masked",
-    "sum": "the sum of all hospitals",
-}
+_TITLES = {"plain": "each update in clear", "masked": "each update masked", "sum": "the sum of all"}
 
 
 def register(app: typer.Typer) -> None:

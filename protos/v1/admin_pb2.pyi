@@ -457,19 +457,72 @@ class StartRunReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_FIELD_NUMBER: _builtins.int
+    AGGREGATION_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    SEGMENTS_FIELD_NUMBER: _builtins.int
     run: _builtins.str
+    aggregation: _builtins.str
+    """secure or plain"""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what the operator must know"""
+
+    @_builtins.property
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___SegmentOutlook]:
+        """of a secure run"""
+
     def __init__(
         self,
         *,
         run: _builtins.str = ...,
+        aggregation: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+        segments: _abc.Iterable[Global___SegmentOutlook] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "run", b"run", "segments", b"segments", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartRunReply: _TypeAlias = StartRunReply  # noqa: Y015
+
+@_typing.final
+class SegmentOutlook(_message.Message):
+    """How a segment of a secure run stands against dropouts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    OWNERS_FIELD_NUMBER: _builtins.int
+    MINIMUM_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    TOLERATED_FIELD_NUMBER: _builtins.int
+    segment: _builtins.str
+    owners: _builtins.int
+    """sites of the run that are members"""
+    minimum: _builtins.int
+    """fewest sites in its sum"""
+    threshold: _builtins.int
+    """sites that must help to open any sum, if all advertise keys"""
+    tolerated: _builtins.int
+    """dropouts after that which leave it open; -1 if it can never be opened"""
+    def __init__(
+        self,
+        *,
+        segment: _builtins.str = ...,
+        owners: _builtins.int = ...,
+        minimum: _builtins.int = ...,
+        threshold: _builtins.int = ...,
+        tolerated: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["minimum", b"minimum", "owners", b"owners", "segment", b"segment", "threshold", b"threshold", "tolerated", b"tolerated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SegmentOutlook: _TypeAlias = SegmentOutlook  # noqa: Y015
 
 @_typing.final
 class ListRunsRequest(_message.Message):
@@ -542,6 +595,7 @@ class RunView(_message.Message):
     ENDED_FIELD_NUMBER: _builtins.int
     SITES_FIELD_NUMBER: _builtins.int
     LEAD_FIELD_NUMBER: _builtins.int
+    AGGREGATION_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     name: _builtins.str
     method: _builtins.str
@@ -551,6 +605,8 @@ class RunView(_message.Message):
     rounds: _builtins.int
     created: _builtins.float
     ended: _builtins.float
+    aggregation: _builtins.str
+    """secure or plain"""
     @_builtins.property
     def round(self) -> Global___RoundView:
         """the current or last"""
@@ -574,10 +630,11 @@ class RunView(_message.Message):
         ended: _builtins.float = ...,
         sites: _abc.Iterable[_builtins.str] | None = ...,
         lead: Global___LeadView | None = ...,
+        aggregation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lead", b"lead", "round", b"round"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "ended", b"ended", "lead", b"lead", "method", b"method", "name", b"name", "paused", b"paused", "reason", b"reason", "round", b"round", "rounds", b"rounds", "run", b"run", "sites", b"sites", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "created", b"created", "ended", b"ended", "lead", b"lead", "method", b"method", "name", b"name", "paused", b"paused", "reason", b"reason", "round", b"round", "rounds", b"rounds", "run", b"run", "sites", b"sites", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -612,6 +669,26 @@ Global___LeadView: _TypeAlias = LeadView  # noqa: Y015
 class RoundView(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ClosedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     RUN_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
@@ -622,6 +699,7 @@ class RoundView(_message.Message):
     PARTICIPANTS_FIELD_NUMBER: _builtins.int
     DURATIONS_FIELD_NUMBER: _builtins.int
     SECONDS_LEFT_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     round: _builtins.int
     attempt: _builtins.int
@@ -636,6 +714,10 @@ class RoundView(_message.Message):
     def participants(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParticipantView]: ...
     @_builtins.property
     def durations(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhaseDuration]: ...
+    @_builtins.property
+    def closed(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """segments that stayed closed in secure aggregation, and why"""
+
     def __init__(
         self,
         *,
@@ -649,10 +731,11 @@ class RoundView(_message.Message):
         participants: _abc.Iterable[Global___ParticipantView] | None = ...,
         durations: _abc.Iterable[Global___PhaseDuration] | None = ...,
         seconds_left: _builtins.float = ...,
+        closed: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "began", b"began", "durations", b"durations", "ended", b"ended", "participants", b"participants", "phase", b"phase", "reason", b"reason", "round", b"round", "run", b"run", "seconds_left", b"seconds_left"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "began", b"began", "closed", b"closed", "durations", b"durations", "ended", b"ended", "participants", b"participants", "phase", b"phase", "reason", b"reason", "round", b"round", "run", b"run", "seconds_left", b"seconds_left"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -694,7 +777,9 @@ class ParticipantView(_message.Message):
     LAST_SEEN_FIELD_NUMBER: _builtins.int
     site: _builtins.str
     state: _builtins.str
-    """expected, training, ready, submitted, contributed, or why not: absent, late, declined, revoked"""
+    """expected, training, ready, in a secure run advertised, shared, masked, then submitted, in a secure run confirmed and
+    unmasked, then contributed; or why not: absent, late, declined, revoked
+    """
     reason: _builtins.str
     seconds: _builtins.float
     """of training"""

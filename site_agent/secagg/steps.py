@@ -36,7 +36,7 @@ from security.errors import EquivocationError, SecureAggregationError, SmallCoho
 from security.secagg import Advertisement, Answer, Bundle, Demands, SiteState
 from site_agent.errors import RefusalError
 from site_agent.ports import Notes
-from site_agent.round_checks import check_round, setting
+from site_agent.round_checks import check_round, setting_again
 from site_agent.secagg.keeper import Keeper
 from site_agent.secagg.knowledge import Knowledge
 from site_agent.secagg.masking import write_masked
@@ -136,7 +136,7 @@ class Steps:
         with _refusing(_CLAUSES[type(task)]):
             match task:
                 case Advertise():
-                    secagg.check_same_setting(state, setting(task, known))
+                    secagg.check_same_setting(state, setting_again(task, known, state.setting))
                 case Share() if state.keys is not None:
                     secagg.share(state, _believable(task))
                 case Mask() if state.sharers:
@@ -175,7 +175,7 @@ class Steps:
     def _advertise(self, task: Advertise, known: Knowledge) -> SiteState:
         state = self.keeper.read(known.round)
         if state is not None:
-            secagg.check_same_setting(state, setting(task, known))
+            secagg.check_same_setting(state, setting_again(task, known, state.setting))
         elif self.records.read(known.round) is not None:
             raise _lost()
         else:
@@ -197,14 +197,14 @@ class Steps:
         return state
 
     def _record(self, round_id: RoundId, state: SiteState, step: str) -> None:
-        """Keep the public record, and tell the audit log what is new."""
+        """Tell the audit log what is new, then keep the public record: a crash between the two tells it twice."""
         before, record = self.records.read(round_id), record_of(state)
         if before is not None and before.manifest is not None:
             record = record.with_masked(before.manifest)
-        if record != before:
-            self.records.write(round_id, record)
         if record != before or step == "unmasked":
             self.notes.note(f"secagg.{step}", str(round_id), "accepted", **_shown(record))
+        if record != before:
+            self.records.write(round_id, record)
 
 
 def _shown(record: RoundRecord) -> dict[str, str]:

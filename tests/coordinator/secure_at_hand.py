@@ -46,7 +46,6 @@ def terms(current: RoundState, previous: tuple[str, ...], *, cohort: int = 3, le
 class SecureScene(Scene):
     """Every step lets all sites that are waited for answer, but those that are named."""
 
-    kept: list[ev.Keep] = field(default_factory=list)
     minima: dict[str, int] = field(default_factory=dict)
 
     @property

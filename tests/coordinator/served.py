@@ -27,7 +27,7 @@ from coordinator.errors import ConflictError, NotFoundError
 from coordinator.ports import BlobStore, Store
 from coordinator.records import ModelRow, RoundRow, RunRow
 from coordinator.registry import Registry
-from coordinator.starting import Started
+from coordinator.starting import SegmentOutlook, Started
 from coordinator.state import RunState, RunStatus, dump_round, dump_run
 from coordinator.store import open_store
 from coordinator.tls import ServerCredentials, require_tls_1_3
@@ -87,7 +87,16 @@ class PlayedRun:
         self.scene = started()
         self.scene.state = replace(self.scene.state, run=configuration_toml.strip() or "run")
         self.save()
-        return Started(run=self.scene.state.run, aggregation="plain", warnings=("it is plain",))
+        segments = (("common", 3, 0), ("modality/t2", 1, -1), ("modality/t1", 5, 2))
+        return Started(
+            run=self.scene.state.run,
+            aggregation="plain",
+            warnings=("it is plain",),
+            segments=tuple(
+                SegmentOutlook(segment=name, owners=owners, minimum=3, threshold=3, tolerated=tolerated)
+                for name, owners, tolerated in segments
+            ),
+        )
 
     async def control(
         self, run: str, action: Literal["pause", "resume", "abort"], *, reason: str, actor: str

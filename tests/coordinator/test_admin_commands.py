@@ -333,6 +333,12 @@ def start(fed: Served) -> None:
     configuration.write_text("run\n")
     said = fed.admin("runs", "start", configuration)
     assert (said.code, said.out) == (0, "run\n"), said.err
+    assert "WARNING: it is plain." in said.err
+    assert [line.split() for line in said.err.splitlines() if line.strip().startswith(("common", "modality"))] == [
+        ["common", "3", "3", "3", "none"],
+        ["modality/t2", "1", "3", "3", "never", "opened"],
+        ["modality/t1", "5", "3", "3", "2"],
+    ]
 
 
 def test_a_run_is_started_steered_and_listed(fed: Served) -> None:
@@ -387,7 +393,7 @@ def test_the_live_table_names_phase_sites_and_lead(fed: Served) -> None:
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(watching.drawn(view, view["round"]["began"] + 90))
     text = console.export_text()
-    assert "run (fedmepd) running · round 1/2 · training for 1 min 30 s" in text
+    assert "run (fedmepd, plain) running · round 1/2 · training for 1 min 30 s" in text
     assert "━━━━╌╌╌╌╌╌╌╌╌╌╌╌ 3/12" in text
     assert "(lead)" in text
 

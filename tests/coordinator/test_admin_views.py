@@ -19,6 +19,7 @@ from coordinator.records import (
     TokenRow,
     TokenState,
 )
+from coordinator.starting import SegmentOutlook, Started
 from coordinator.state import RoundState
 from coordinator.views import (
     LeadActivity,
@@ -30,12 +31,14 @@ from coordinator.views import (
     role_of,
     round_view,
     run_view,
+    started_view,
     token_view,
     waiting_view,
 )
 from protos.terms import Activity, ActivityKind, Phase
 from security.identity import Role
 from tests.coordinator.runs_at_hand import ref, started
+from tests.coordinator.secure_at_hand import secure_run
 
 TOKEN = TokenRow(
     token_id="0" * 16,
@@ -130,7 +133,27 @@ def test_a_run_is_shown_with_its_round_and_lead() -> None:
         "last_seen": 4.0,
     }
     assert changes(view)[:2] == ("run: running", "run round 1/2: training")
-    assert heading({**view, "paused": True}, 1000.0).startswith("run (m) paused · round 1/2")
+    assert heading({**view, "paused": True}, 1000.0).startswith("run (m, plain) paused · round 1/2")
+
+
+def test_a_secure_run_is_shown_with_its_steps_and_closed_segments() -> None:
+    scene = secure_run().to(Phase.AGGREGATING)
+    scene.open(closed={"modality/t1": "segment modality/t1 has 2 sites"})
+    view = plain(run_view(RUN, scene.state, None, None, now=5.0))
+    assert (view["aggregation"], view["round"]["phase"]) == ("secure", "server training")
+    assert view["round"]["closed"] == {"modality/t1": "segment modality/t1 has 2 sites"}
+    assert "run round 1/2: segment modality/t1 stays closed (segment modality/t1 has 2 sites)" in changes(view)
+
+
+def test_a_run_that_was_started_says_what_it_tolerates() -> None:
+    one = SegmentOutlook(segment="common", owners=3, minimum=3, threshold=3, tolerated=0)
+    view = plain(started_view(Started(run="r", aggregation="secure", warnings=("mind this",), segments=(one,))))
+    assert view == {
+        "run": "r",
+        "aggregation": "secure",
+        "warnings": ["mind this"],
+        "segments": [{"segment": "common", "owners": 3, "minimum": 3, "threshold": 3, "tolerated": 0}],
+    }
 
 
 def test_a_round_that_is_over_says_how_long_each_phase_took() -> None:

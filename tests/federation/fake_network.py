@@ -31,7 +31,9 @@ from protos.terms import (
     Declined,
     Finished,
     Instruction,
+    Mask,
     Phase,
+    Report,
     ReportReply,
     RoundId,
     SegmentSlice,
@@ -138,7 +140,12 @@ class World:
         sites: Names from `OWN`.
         rounds: Of the run.
         policy: How long to wait for whom.
+
+    Attributes:
+        piece: Bytes of an upload in one message.
     """
+
+    piece = _PIECE
 
     def __init__(self, sites: str = "ab", rounds: int = 2, policy: Policy = POLICY) -> None:
         own = {site: OWN[site] for site in sites}
@@ -153,7 +160,10 @@ class World:
         self.totals: dict[ArtefactRef, tuple[tuple[str, ...], int]] = {}
         self.ended: dict[RoundId, ev.RoundEnded] = {}
         self.parties = {COORDINATOR: Party(make=self._coordinator)}
-        self.parties |= {site: Party(make=lambda site=site: self._site(site)) for site in sites}
+        self.parties |= {site: self._party(site) for site in sites}
+
+    def _party(self, site: str) -> Party:
+        return Party(make=lambda: self._site(site))
 
     # -- what happens -----------------------------------------------------------------------------------------------
 
@@ -161,6 +171,11 @@ class World:
     def state(self) -> RunState:
         """The run as it was committed last."""
         return self._live
+
+    @property
+    def board(self) -> Board:
+        """What sites have said in the steps of this attempt: nothing in a plain run."""
+        return Board()
 
     def advance(self, name: str) -> None:
         """Let a party take one step; one that was killed starts."""
@@ -270,6 +285,7 @@ class World:
                 assert effect.record.phase in (Phase.DONE, Phase.FAILED)
                 self.ended[effect.record.id] = effect
                 self.disk.inputs = {k: v for k, v in self.disk.inputs.items() if k[0] != effect.record.id}
+            self._commit(effect)
         if outcome.state is not self._live:
             self._live, self.disk.state = outcome.state, dump_run(outcome.state)
         reply = ReportReply(sequence=0, in_round=outcome.answer.in_round, message=outcome.answer.message)
@@ -280,20 +296,23 @@ class World:
         work.extend(outcome.effects)
         return reply
 
+    def _commit(self, effect: ev.Effect) -> None:
+        """Make durable, with the state, what else is to be."""
+
     def _serve(self, message: Message, work: deque[ev.Effect]) -> Steps:
         kind, argument = message.body
         site = message.sender
         answer: Any = "refused"
         if kind == "next":
             last = self.disk.answered[site][0] if site in self.disk.answered else 0
-            answer = (instruction_for(self.state, Board(), site, self.now), last)
+            answer = (instruction_for(self.state, self.board, site, self.now), last)
         elif kind == "report":
             answer = yield from self._report(site, argument, work)
         elif kind == "offset":
             answer = yield from self._offset(site, argument)
         elif kind == "upload":
             answer = yield from self._upload(site, *argument)
-        elif kind == "download" and argument in _named(instruction_for(self.state, Board(), site, self.now)):
+        elif kind == "download" and argument in _named(instruction_for(self.state, self.board, site, self.now)):
             answer = self.disk.blobs[argument]
         self.network.append(Message(to=site, sender=COORDINATOR, call=message.call, body=(kind, answer)))
 
@@ -305,31 +324,38 @@ class World:
             return reply
         if report.sequence != last + 1:
             return "refused"
-        event: ev.Event
+        event = self._event(site, report)
+        if event is None:
+            return "refused"
+        return (yield from self._tell(event, work, site, (report.sequence, request)))
+
+    def _event(self, site: str, report: Report) -> ev.Event | None:  # noqa: PLR0911  one per report
+        """Return the event that a report is; None if it is refused."""
         match report.body:
             case Accepted():
-                event = ev.SiteAccepted(site=site, round=report.round)
+                return ev.SiteAccepted(site=site, round=report.round)
             case Trained(manifest=manifest, seconds=seconds):
                 self.announced.setdefault((site, report.round.round_number), set()).add(manifest.vector)
-                event = ev.SiteTrained(site=site, round=report.round, manifest=manifest, seconds=seconds)
+                return ev.SiteTrained(site=site, round=report.round, manifest=manifest, seconds=seconds)
             case Submitted(vector=vector):
                 current = self.state.round
                 here = current is not None and current.id == report.round
                 if here and self.disk.inputs.get((report.round, site)) != vector:
-                    return "refused"
-                event = ev.SiteSubmitted(site=site, round=report.round, vector=vector)
+                    return None
+                return ev.SiteSubmitted(site=site, round=report.round, vector=vector)
             case Declined(problem=problem):
-                event = ev.SiteDeclined(site=site, round=report.round, reason=problem)
+                return ev.SiteDeclined(site=site, round=report.round, reason=problem)
             case Finished():
-                event = ev.SiteFinished(site=site, run=report.round.run)
-        return (yield from self._tell(event, work, site, (report.sequence, request)))
+                return ev.SiteFinished(site=site, run=report.round.run)
+            case _:
+                return None
 
     def _wanted(self, site: str, ref: ArtefactRef) -> bool:
         current = self.state.round
         known = None if current is None else current.participant(site)
-        task = instruction_for(self.state, Board(), site, self.now).task
+        task = instruction_for(self.state, self.board, site, self.now).task
         announced = known is not None and known.manifest is not None and known.manifest.vector == ref
-        return announced and not known.status.out and isinstance(task, Submit | Wait)
+        return announced and not known.status.out and isinstance(task, Submit | Mask | Wait)
 
     def _whole(self, site: str, ref: ArtefactRef) -> bool:
         current = self.state.round
@@ -406,8 +432,11 @@ class World:
             return ev.LeadFailed(round_number=effect.round_number, reason="as the scheduler wanted")
         key = json.dumps([effect.round_number, effect.sum and effect.sum.sha256, effect.sites])
         known = {k: p for k, p in self.disk.lead.items() if p.round_number != effect.round_number}
-        self.disk.lead = {**known, key: _publication(effect.round_number, key)}
+        self.disk.lead = {**known, key: self._published(effect.round_number, key)}
         return ev.LeadTrained(round_number=effect.round_number)
+
+    def _published(self, number: int, key: str) -> Publication:
+        return _publication(number, key)
 
     # -- a site -----------------------------------------------------------------------------------------------------
 
@@ -425,14 +454,18 @@ class World:
             if instruction.round != memory.get("round"):
                 memory = {"round": instruction.round}
             while True:
-                action = decide(instruction, self._facts(disk, ledger, memory, instruction))
+                action = decide(instruction, self._facts(site, disk, ledger, memory, instruction))
                 if isinstance(action, session.Nothing) or not (
                     yield from self._act(site, disk, ledger, memory, action)
                 ):
                     break
             yield
 
-    def _facts(self, disk: SiteDisk, ledger: Ledger, memory: dict[str, Any], instruction: Instruction) -> Facts:
+    def _facts(
+        self, site: str, disk: SiteDisk, ledger: Ledger, memory: dict[str, Any], instruction: Instruction
+    ) -> Facts:
+        """Return what is so at a site; in a secure run more than this (`fake_secure_network`)."""
+        del site
         if instruction.round is None or ledger.pending is not None:
             return Facts(pending=ledger.pending is not None)
         result = disk.results.get(instruction.round.round_number)
@@ -443,6 +476,7 @@ class World:
         return Facts(
             missing=missing,
             standing=memory.get("standing"),
+            refusal=memory.get("refusal"),
             plain=None if instruction.run_spec in missing else True,
             result=result,
             made=ledger.made(instruction.round),
@@ -468,14 +502,18 @@ class World:
                     ledger.prepare(action.round, action.body)
                     yield
                 return (yield from self._send(site, ledger, memory))
-            case session.Upload(round=round_id, ref=ref):
-                content = disk.contributions[round_id.round_number]
-                return (yield from self._put(site, ref, content, memory))
+            case session.Upload(ref=ref):
+                return (yield from self._put(site, ref, self._content(site, disk, action), memory))
             case session.FinishRun():
                 yield
                 disk.kept = True
         yield
         return True
+
+    def _content(self, site: str, disk: SiteDisk, action: session.Upload) -> bytes:
+        """Return what a site uploads."""
+        del site
+        return disk.contributions[action.round.round_number]
 
     def _train(self, site: str, disk: SiteDisk, action: session.DoTrain) -> Steps:
         """Train in steps; the contribution is durable before the note of it."""
@@ -504,7 +542,7 @@ class World:
     def _put(self, site: str, ref: ArtefactRef, content: bytes, memory: dict[str, Any]) -> Steps:
         offset = yield from self._call(site, "offset", ref)
         while isinstance(offset, int) and offset < ref.size:
-            piece = content[offset : offset + _PIECE]
+            piece = content[offset : offset + self.piece]
             offset = yield from self._call(site, "upload", (ref, offset, piece))
         memory["uploaded"] = offset == ref.size
         return memory["uploaded"]

@@ -93,6 +93,7 @@ class SecureSite:
     state: SiteState | None = None
     spec: RunSpec | None = None
     spec_sha256: str = ""
+    samples: float = 0.0
     masked: dict[RoundId, tuple[VectorManifest, bytes]] = field(default_factory=dict)
     inputs: dict[int, np.ndarray] = field(default_factory=dict)
     done: list[type] = field(default_factory=list)
@@ -148,7 +149,7 @@ class SecureSite:
         assert found.run_spec is not None
         for ref in task.artefacts:
             await self.site.download(ref)
-        self.spec_sha256 = found.run_spec.sha256
+        self.spec_sha256, self.samples = found.run_spec.sha256, task.samples
         self.spec = spec_from_dict(json.loads(await self.site.download(found.run_spec)))
         await self.report(round_id, Accepted())
         seed = (self.name, round_id.round_number)
@@ -166,6 +167,7 @@ class SecureSite:
             spec=self.spec,
             spec_sha256=self.spec_sha256,
             identity_keys={one.site: keys[one.site] for one in task.roster},
+            samples=self.samples,
         )
         assert setting.context.hex() == task.context, "coordinator and site must mean the same"
         demands = Demands(minimum=self.minimum or listed.minimum_cohort)

@@ -20,6 +20,7 @@ from protos.terms import (
     Accepted,
     ArtefactRef,
     Finish,
+    Prepared,
     Report,
     RoundId,
     SegmentSlice,
@@ -267,6 +268,19 @@ def test_a_site_that_announces_other_segments_is_out_and_the_others_are_not(
         await asyncio.gather(*(stage.sites[name].take_part() for name in "bc"))
         assert await stage.over() is RunStatus.COMPLETED
         assert stage.lead.sums == [expected_sum(stage, "bc")]
+
+    play(tmp_path, scene)
+
+
+def test_a_plain_run_takes_no_report_of_secure_aggregation(tmp_path: Path) -> None:
+    async def scene(stage: Play) -> None:
+        await stage.start()
+        bad = stage.sites["a"]
+        await bad.until(Train)
+        with pytest.raises(aio.AioRpcError) as refused:
+            await bad.report(ROUND, Prepared(segments=bad.contribution(1)[0].segments, seconds=1))
+        assert code(refused) == "INVALID_ARGUMENT"
+        assert "aggregation in run test is plain, and takes no report prepared" in str(refused.value.details())
 
     play(tmp_path, scene)
 

@@ -94,7 +94,7 @@ class Cohort:
     """
 
     def __init__(self, folder, own=OWN, run="r", minimum=3, name="test", least_open=LEAST_OPEN):
-        self.least_open = least_open
+        self.least_open, self.samples = least_open, 0.0
         self.own, self.minimum, self.layout = dict(own), minimum, slotted_layout()
         self.spec = make_spec(plan_of(name), run_id=run, sites=own)
         self.spec_sha256 = hashlib.sha256(repr(self.spec.to_dict()).encode()).hexdigest()
@@ -153,6 +153,7 @@ class Cohort:
             seconds=1.0,
             inputs=inputs,
             least_open={one.name: self.least_open.get(one.name, 0) for one in own},
+            samples=self.samples,
         )
         known = Knowledge(
             site=site,
@@ -194,7 +195,13 @@ class Cohort:
         public = {name: keys.public_bytes(site.key) for name, site in self.sites.items()}
         known = {one.site: public.get(one.site, b"\1" * 32) for one in task.roster}
         return setting_of(
-            task, round_id, consortium="test", spec=self.spec, spec_sha256=self.spec_sha256, identity_keys=known
+            task,
+            round_id,
+            consortium="test",
+            spec=self.spec,
+            spec_sha256=self.spec_sha256,
+            identity_keys=known,
+            samples=self.samples,
         )
 
     def answer(self, site, task, round_id=ROUND, **changes):

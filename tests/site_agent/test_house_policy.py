@@ -67,7 +67,7 @@ def test_a_file_beside_the_configuration_is_in_force_and_another_one_can_be_name
     ("text", "words"),
     [
         ("[aggregation]\nplane = true", "unknown key 'aggregation.plane' (known here: plain, minimum_cohort"),
-        ("[agregation]\nplain = true", "unknown key 'agregation'"),
+        ("[summing]\nplain = true", "unknown key 'summing'"),
         ('[aggregation]\nplain = "yes"', "aggregation.plain"),
         ("[aggregation]\nminimum_cohort = 2", "aggregation.minimum_cohort"),
         ("[aggregation]\nminimum_cohort = 4.0", "aggregation.minimum_cohort"),

@@ -71,8 +71,12 @@ class Hospital:
         for data in (spec, *content.values()):
             self.script.blobs[ref_of(data).sha256] = data
         own = (one for one in layout.for_member(OWN["a"]))
-        segments = tuple(BroadcastSegment(name=s.name, artefact=ref_of(content[s.name]), owners=5) for s in own)
+        owners = self.cohort.spec.owners(layout)
+        segments = tuple(
+            BroadcastSegment(name=s.name, artefact=ref_of(content[s.name]), owners=owners[s.name]) for s in own
+        )
         self.train = Train(segments=segments, anchors=None, start=None, samples=1.0)
+        self.cohort.samples = self.train.samples
         self.played = Played(self.cohort)
         self.notes = []
 

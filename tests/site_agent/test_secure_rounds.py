@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from site_agent import journal
 from site_agent.errors import RefusalError, StorageError
 from site_agent.secagg import keeper, records, steps
 from site_agent.secagg.keeper import Keeper
-from tests.site_agent.secure_cohort import MODALITIES, OWN, ROUND, Cohort, Played, sum_of
+from tests.site_agent.secure_cohort import MODALITIES, NOW, OWN, ROUND, Cohort, Played, sum_of
 
 ALL = tuple(OWN)
 SECOND = RoundId(run="r", round_number=2)
@@ -130,6 +131,14 @@ def test_what_is_asked_for_again_as_it_was_contradicts_nothing(cohort):
     played = Played(cohort).advertise(ALL).share(ALL)
     for task in (played.task, played.share_task, played.mask_task("a"), Confirm(survivors=ALL)):
         cohort.sites["a"].steps.check_repeated(task, cohort.knowledge("a"))
+
+
+def test_a_list_that_is_published_in_the_middle_of_an_attempt_changes_nothing_of_it(cohort):
+    played = Played(cohort).advertise(ALL)
+    later = {"listed": cohort.list_of(2), "now": NOW + timedelta(days=30)}
+    assert cohort.answer("a", played.task, **later) == played.advertised["a"]
+    cohort.sites["a"].steps.check_repeated(played.task, cohort.knowledge("a", **later))
+    assert cohort.answer("a", played.share_task, **later).shares
 
 
 def test_a_step_without_the_one_before_is_refused(cohort):

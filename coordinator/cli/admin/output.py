@@ -18,11 +18,12 @@ _WIDTH_WITHOUT_TERMINAL = 200
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
-def console() -> Console:
+def console(*, err: bool = False) -> Console:
     """Return where tables go; lines are not folded where nobody looks."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL, highlight=False)
+    stream = sys.stderr if err else sys.stdout
+    return Console(width=None if stream.isatty() else _WIDTH_WITHOUT_TERMINAL, highlight=False, stderr=err)
 
 
 def print_json(value: Any) -> None:
@@ -30,8 +31,8 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """Print a table, or a sentence if there is nothing in it."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str, err: bool = False) -> None:
+    """Print a table, or a sentence if there is nothing in it; `err` prints to the standard error."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -40,9 +41,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     if table.row_count:
-        console().print(table)
+        console(err=err).print(table)
     else:
-        typer.echo(empty)
+        typer.echo(empty, err=err)
 
 
 def plain(message: Message) -> dict[str, Any]:

@@ -38,13 +38,14 @@ def list_(identity: options.Identity, run: options.Run = "", as_json: options.Js
             one["phase"],
             f"{_count(one, 'contributed')}/{len(one['participants'])}",
             ", ".join(p["site"] for p in one["participants"] if one["ended"] and p["state"] != "contributed"),
+            ", ".join(sorted(one["closed"])),
             when(one["began"]),
             lasting(one["ended"] - one["began"]) if one["ended"] else "",
             one["reason"],
         )
         for one in found
     ]
-    columns = ("round", "phase", "contributed", "missing", "began", "took", "reason")
+    columns = ("round", "phase", "contributed", "missing", "closed", "began", "took", "reason")
     print_table(columns, rows, empty="The run has had no round yet.")
 
 
@@ -79,6 +80,8 @@ def _print(one: dict[str, Any]) -> None:
         for p in one["participants"]
     ]
     print_table(("site", "modalities", "state", "trained", "reason"), rows, empty="It has no sites.")
+    for segment, why in sorted(one["closed"].items()):
+        typer.echo(f"closed: {segment}: {why}")
 
 
 def _fetch(identity: Path, run: str) -> list[dict[str, Any]]:

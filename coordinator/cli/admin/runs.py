@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,12 +30,15 @@ def register(app: typer.Typer) -> None:
 
 
 def start(config: _Config, identity: options.Identity, watch: _Watch = False) -> None:
-    """Start a run of all sites of the membership list.
+    """Start a run of all sites of the membership list, with secure aggregation unless the configuration says otherwise.
+
+    What each segment tolerates, and warnings, go to the standard error; the run's id alone to the standard output.
 
     Example: fedmepd-admin runs start run.toml --watch
     """
     from coordinator.admin_channel import ask
     from coordinator.cli.admin.connection import connected
+    from coordinator.cli.admin.output import plain
     from coordinator.errors import ConfigError
     from protos.v1 import admin_pb2 as messages
 
@@ -44,10 +47,11 @@ def start(config: _Config, identity: options.Identity, watch: _Watch = False) ->
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {config} ({error})") from error
     with connected(identity) as connection:
-        run = ask(connection.stub.StartRun, messages.StartRunRequest(configuration_toml=text)).run
-    typer.echo(run)
+        started = ask(connection.stub.StartRun, messages.StartRunRequest(configuration_toml=text))
+    _tell(plain(started))
+    typer.echo(started.run)
     if watch:
-        _watch(identity, run, as_json=False)
+        _watch(identity, started.run, as_json=False)
 
 
 def list_(identity: options.Identity, as_json: options.Json = False) -> None:
@@ -65,11 +69,12 @@ def list_(identity: options.Identity, as_json: options.Json = False) -> None:
     if as_json:
         print_json(found)
         return
-    columns = ("run", "method", "state", "round", "sites", "created", "ended", "reason")
+    columns = ("run", "method", "aggregation", "state", "round", "sites", "created", "ended", "reason")
     rows = [
         (
             run["run"],
             run["method"],
+            run["aggregation"],
             "paused" if run["paused"] and not run["ended"] else run["state"],
             f"{run['round']['round']}/{run['rounds']}",
             str(len(run["sites"])),
@@ -117,6 +122,26 @@ def abort(identity: options.Identity, run: options.Run = "", reason: _Reason = "
     if not yes:
         typer.confirm(f"Abort run {run or '(the latest)'}? It cannot be resumed.", abort=True, err=True)
     _control(identity, run, "ACTION_ABORT", reason)
+
+
+def _tell(started: dict[str, Any]) -> None:
+    """Say how a run that was started stands, and loudly what its operator must know."""
+    from coordinator.cli.admin.output import print_table
+
+    if started["segments"]:
+        columns = ("segment", "owners", "at least in a sum", "must help to open it", "dropouts tolerated")
+        rows = [
+            (one["segment"], str(one["owners"]), str(one["minimum"]), str(one["threshold"]), _tolerated(one))
+            for one in started["segments"]
+        ]
+        print_table(columns, rows, empty="", err=True)
+        typer.echo("Filters that become personal lower this to personalisation.tolerated_dropouts.", err=True)
+    for warning in started["warnings"]:
+        typer.secho(f"WARNING: {warning}.", fg=typer.colors.RED, bold=True, err=True)
+
+
+def _tolerated(one: dict[str, Any]) -> str:
+    return {-1: "never opened", 0: "none"}.get(one["tolerated"], str(one["tolerated"]))
 
 
 def _control(identity: Path, run: str, action: str, reason: str) -> None:

@@ -102,6 +102,7 @@ def changes(view: dict[str, Any]) -> tuple[str, ...]:
     lines = [f"{view['run']}: {state}{_because(view['reason'])}"]
     if current["attempt"]:
         lines.append(f"{place}: {current['phase']}{_because(current['reason'])}")
+    lines += [f"{place}: segment {segment} stays closed ({why})" for segment, why in sorted(current["closed"].items())]
     sites = (f"{place}: {site['site']} {site['state']}{_because(site['reason'])}" for site in current["participants"])
     return (*lines, *sites)
 
@@ -125,14 +126,15 @@ def drawn(view: dict[str, Any], now: float) -> Group:
         )
     lead = view["lead"]
     table.add_row("(lead)", "all", escape(lead["activity"]), bar(lead["done"], lead["total"]), "", "")
-    return Group(escape(heading(view, now)), table)
+    closed = (f"segment {name} stays closed: {why}" for name, why in sorted(view["round"]["closed"].items()))
+    return Group(escape(heading(view, now)), table, *(escape(line) for line in closed))
 
 
 def heading(view: dict[str, Any], now: float) -> str:
     """Return run, round and phase in one line."""
     current = view["round"]
     state = "paused" if view["paused"] and not view["ended"] else view["state"]
-    text = f"{view['run']} ({view['method']}) {state}{_because(view['reason'])}"
+    text = f"{view['run']} ({view['method']}, {view['aggregation']}) {state}{_because(view['reason'])}"
     if not current["attempt"]:
         return text
     attempt = f" attempt {current['attempt']}" if current["attempt"] > 1 else ""
