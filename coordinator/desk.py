@@ -21,6 +21,7 @@ from coordinator.secure_desk import SECURE, SecureDesk
 from coordinator.spool import Spool
 from coordinator.spool_writer import SpoolWriter
 from coordinator.state import RunState
+from coordinator.succession import Succession
 from protos.codec import Piece
 from protos.terms import (
     CHUNK_BYTES,
@@ -71,6 +72,7 @@ class SiteDesk:
         self._blobs, self._spool, self._admitted = blobs, spool, admitted
         self._max_update_bytes = max_update_bytes
         self._secure = SecureDesk(runs, max_update_bytes=max_update_bytes)
+        self._receiving = Succession()
 
     # -- instructions and reports -----------------------------------------------------------------------------------
 
@@ -143,7 +145,7 @@ class SiteDesk:
             case Declined(cause=cause, problem=problem):
                 return ev.SiteDeclined(site=site, round=report.round, reason=f"{cause.value}: {problem}")
             case Finished():
-                return ev.SiteFinished(site=site)
+                return ev.SiteFinished(site=site, run=report.round.run)
             case _:
                 return await self._secure.event(site, report)
 
@@ -191,6 +193,7 @@ class SiteDesk:
 
         Raises:
             StaleError: If the site is not asked to upload this now.
+            ConflictError: If another stream of this upload has begun since.
             CorruptedError: If all is there and the hash is not what was announced; the upload starts anew then.
             StorageError: If the disk is full.
         """
@@ -211,11 +214,12 @@ class SiteDesk:
         first = await anext(chunks, None)
         if first is None:
             return await asyncio.to_thread(self._spool.offset, site, ref)
-        writer = await self._writer(site, ref, first[0])
-        try:
-            return await self._written(site, writer, first, chunks)
-        finally:  # shielded: a call that is cut off must not take back the closing while it waits for a thread
-            await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(writer.close)))
+        async with self._receiving.turn((site, ref)):  # the stream before may hang on a link that is dead
+            writer = await self._writer(site, ref, first[0])
+            try:
+                return await self._written(site, writer, first, chunks)
+            finally:  # shielded: a call that is cut off must not take back the closing while it waits for a thread
+                await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(writer.close)))
 
     async def _written(self, site: str, writer: SpoolWriter, first: Piece, chunks: AsyncIterator[Piece]) -> int:
         """Write and hash each chunk while the next one comes; return where they end."""

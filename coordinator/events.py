@@ -87,9 +87,10 @@ class SiteDeclined(SiteEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteFinished:
-    """It has kept its model after the end of the run."""
+    """It has kept its model after the end of a run."""
 
     site: str
+    run: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,10 +39,11 @@ class FsspecBlobs:
 
     Raises:
         ImportError, ValueError: If there is no driver.
+        StorageError: If the driver finds nobody there.
     """
 
     def __init__(self, url: str, spool: Path, *, cache_bytes: int = _CACHE_BYTES) -> None:
-        self._files, self._root = cast("tuple[Any, str]", url_to_fs(url, use_listings_cache=False))
+        self._files, self._root = _driver(url)
         kinds = self._files.protocol
         self._atomic = bool(_ATOMIC & ({kinds} if isinstance(kinds, str) else set(kinds)))
         self._spool, self._cache_bytes = spool, cache_bytes
@@ -193,6 +194,16 @@ class FsspecBlobs:
             if total > self._cache_bytes:
                 path.unlink(missing_ok=True)
                 total -= facts.st_size
+
+
+def _driver(url: str) -> tuple[Any, str]:
+    """Return the file system at a URL and the path in it; some drivers connect at once."""
+    with _words():
+        try:
+            return cast("tuple[Any, str]", url_to_fs(url, use_listings_cache=False))
+        except (ImportError, ValueError) as error:
+            missing_driver = error
+    raise missing_driver
 
 
 @contextlib.contextmanager

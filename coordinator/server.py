@@ -44,6 +44,8 @@ _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.http2.min_ping_interval_without_data_ms", 60_000),
     ("grpc.keepalive_time_ms", 150_000),
+    ("grpc.keepalive_timeout_ms", 60_000),
+    ("grpc.http2.ping_timeout_ms", 60_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.max_connection_age_ms", 12 * 3600 * 1000),  # so that renewed certificates come into use
     ("grpc.max_connection_age_grace_ms", 3600 * 1000),

@@ -1,4 +1,4 @@
-"""Unfinished uploads on the local disk: resumable over restarts, hashed as they come, one writer at a time.
+"""Unfinished uploads on the local disk: resumable over restarts, hashed as they come, one writer at a time: the latest.
 
 Guarantees that `offset` counts only bytes that were synchronised to the disk, at the latest when it is asked; that a
 finished file has the hash that names it, and one that has not is discarded; that owners do not see each other, have
@@ -65,20 +65,26 @@ class Spool:
     def writer(self, owner: str, ref: ArtefactRef, offset: int) -> SpoolWriter:
         """Open an upload to go on at an offset; what is there is hashed again only after a restart.
 
+        A writer that is open already is closed first: what it has written stays, and it may write no more.
+
         Args:
             owner: Whose it is.
             ref: What was announced.
             offset: Where the next bytes belong, at most what is there.
 
         Raises:
-            ConflictError: If it is being written already.
+            ConflictError: If it is being opened already.
             RefusedError: If the offset leaves a gap, or the upload is larger than the owner's room.
             StorageError: If the disk has too little space.
         """
         key = (owner, ref)
         with self._lock:
+            before = self._writers.get(key)
+        if before is not None:
+            before.close()
+        with self._lock:
             if key in self._writers:
-                raise ConflictError("this upload is being received already", remedy="wait until that call has ended")
+                raise ConflictError("another call opens this upload just now", remedy="ask for the offset again")
             self._make_room(owner, ref)
             self._writers[key] = None
         try:

@@ -65,7 +65,7 @@ class SpoolWriter:
 
         Raises:
             RefusedError: If they leave a gap, or reach beyond the announced size.
-            ConflictError: If the upload was discarded meanwhile.
+            ConflictError: If the upload was discarded meanwhile, or goes on with another writer.
             StorageError: If the disk is full; what was there before stays.
         """
         with self._lock:
@@ -119,8 +119,10 @@ class SpoolWriter:
         self.close()
 
     def _check(self, offset: int, size: int) -> None:
-        if self._cancelled or not self._open:
+        if self._cancelled:
             raise ConflictError("this upload was discarded", remedy="ask for the next instruction")
+        if not self._open:
+            raise ConflictError("a later call goes on with this upload", remedy="leave it to that one")
         if not self.intact:
             raise StorageError("this upload failed before", remedy="ask for the offset and go on there")
         if not 0 <= offset <= self.reached:

@@ -118,7 +118,9 @@ class Config(_Section):
             return self.proxy.url
         host = address.rpartition(":")[0].strip("[]")
         found = urllib.request.getproxies().get("https")
-        return None if found is None or urllib.request.proxy_bypass(host) else found
+        if found is None or urllib.request.proxy_bypass(host):
+            return None
+        return found if "://" in found else f"http://{found}"
 
 
 def load_config(path: Path) -> Config:

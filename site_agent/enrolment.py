@@ -181,11 +181,12 @@ def _exchange(newcomer: Newcomer, trust: Trust, request: messages.EnrolRequest) 
 def _service(config: Config, anchor_pem: bytes) -> Iterator[EnrolmentStub]:
     """Open a channel without a certificate that trusts one anchor: a root, or a leaf that was seen."""
     address = config.enrolment_address
+    proxy = config.proxy_for(address)
     credentials = grpc.ssl_channel_credentials(anchor_pem)
     try:
         with (
-            faults.remote(address),
-            grpc.secure_channel(address, credentials, options=options(config.proxy_for(address))) as channel,
+            faults.remote(address, proxy),
+            grpc.secure_channel(address, credentials, options=options(proxy)) as channel,
         ):
             yield EnrolmentStub(channel)
     except UnreachableError:

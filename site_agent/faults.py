@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 
 from protos.errors import ProtocolError, VersionError
+from site_agent import proxies
 from site_agent.errors import (
     AgentError,
     CorruptedError,
@@ -39,8 +40,8 @@ _CODES: Mapping[grpc.StatusCode, type[RemoteError]] = {
 
 
 @contextmanager
-def remote(address: str) -> Iterator[None]:
-    """Turn what a call raises into a `RemoteError`.
+def remote(address: str, proxy: str | None = None) -> Iterator[None]:
+    """Turn what a call raises into a `RemoteError` that names the way.
 
     Raises:
         RemoteError: Named for what to do about it (PROTOCOL 9.1).
@@ -48,13 +49,13 @@ def remote(address: str) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        raise from_status(error, address) from error
+        raise from_status(error, proxies.way(address, proxy)) from error
     except VersionError as error:
         raise IncompatibleError(error.problem, remedy=error.remedy) from error
     except ProtocolError as error:
         raise UnreachableError(f"the coordinator's answer cannot be read: {error.problem}") from error
     except TimeoutError as error:
-        raise UnreachableError(f"the coordinator at {address} does not go on") from error
+        raise UnreachableError(f"the coordinator at {proxies.way(address, proxy)} does not go on") from error
 
 
 def from_status(error: grpc.RpcError, address: str) -> RemoteError:
@@ -73,7 +74,9 @@ def from_status(error: grpc.RpcError, address: str) -> RemoteError:
 def unreachable(address: str, details: str) -> UnreachableError:
     """Return the error for a connection that does not come about, with the likely remedy."""
     remedy = "check the address, the firewall and the proxy, and that the coordinator runs"
-    if any(word in details.lower() for word in _TLS_WORDS):
+    if (status := proxies.refusal(details)) is not None:
+        remedy = proxies.remedy(status)
+    elif any(word in details.lower() for word in _TLS_WORDS):
         remedy = "run `fedmepd-agent doctor`: it finds out why TLS fails"
     return UnreachableError(f"cannot talk to the coordinator at {address} ({details or 'no answer'})", remedy=remedy)
 

@@ -87,6 +87,7 @@ class Gatherer:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._spaces: dict[str, Workspace] = {}
+        self._given_up: set[str] = set()
 
     def workspace(self, run: str) -> Workspace:
         """Return the folder of a run."""
@@ -118,7 +119,19 @@ class Gatherer:
             made=made,
             uploaded=current.uploaded,
             kept=space.ending() is not None,
+            left=self._left(round_id.run),
         )
+
+    def give_up(self, run: str) -> None:
+        """Try no more to end a run that is over, until the next start: the present one must not wait for it."""
+        self._given_up.add(run)
+
+    def _left(self, present: str) -> session.FinishRun | None:
+        """Return the end of a run that this site took part in and that ended without it: one is present at a time."""
+        for folder in sorted((self._tools.config.data / "runs").glob("*")):
+            if folder.name not in self._given_up | {present} and (found := self.workspace(folder.name).left()):
+                return found
+        return None
 
     def knowledge(self, round_id: RoundId, spec_ref: ArtefactRef, current: RoundMemory) -> Knowledge:
         """Return what the site knows of a secure round by itself.

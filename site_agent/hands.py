@@ -37,7 +37,7 @@ from site_agent.gathering import Gatherer, RoundMemory, Tools
 from site_agent.ports import Outcome
 from site_agent.session import Facts
 from site_agent.transfers import send
-from site_agent.workspace import Workspace
+from site_agent.workspace import ENDED_ELSEWHERE, Workspace
 
 _log = structlog.get_logger("site_agent.hands")
 _CORRUPTED_UPLOADS = 2
@@ -109,6 +109,10 @@ class Hands:
         except RefusalError as error:
             await self._refuse(error)
         except StorageError as error:
+            if isinstance(action, session.FinishRun) and action.task.reason == ENDED_ELSEWHERE:
+                self._tools.status.error(str(error))
+                self._gatherer.give_up(action.round.run)
+                return
             if not isinstance(action, session.Download | session.DoTrain | session.MaskInput):
                 raise
             self._tools.status.error(str(error))
@@ -140,7 +144,13 @@ class Hands:
                 await self._upload(action)
             case session.FinishRun():
                 ending = await self._tools.training.finish(action, self.workspace(action.round.run), self._trains)
-                _log.info("run over", run=action.round.run, results=ending.run_dir or None, failure=ending.failure)
+                _log.info(
+                    "run over",
+                    run=action.round.run,
+                    reason=action.task.reason,
+                    results=ending.run_dir or None,
+                    failure=ending.failure,
+                )
                 outcome: Outcome = "failed" if ending.failure else "accepted"
                 await self._note("run.finished", action.round.run, outcome, reason=action.task.reason or ending.failure)
             case session.Nothing():

@@ -166,7 +166,7 @@ class Link:
     def _calling(self) -> Iterator[None]:
         """Turn what a call raises into our errors; a channel that was closed under it is a broken connection."""
         try:
-            with remote(self.address):
+            with remote(self.address, self._proxy):
                 yield
         except asyncio.CancelledError as error:
             task = asyncio.current_task()

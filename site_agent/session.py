@@ -109,6 +109,7 @@ class Facts:
         made: Reports of this round.
         uploaded: Whether the coordinator has the whole contribution.
         kept: Whether the run's results were written.
+        left: The end of an earlier run that is over, and whose results were not written here.
     """
 
     pending: bool = False
@@ -123,6 +124,7 @@ class Facts:
     made: Made = Made()
     uploaded: bool = False
     kept: bool = False
+    left: FinishRun | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,9 +220,13 @@ Action = Nothing | Resend | CheckMembership | Download | DoTrain | Tell | Answer
 
 
 def decide(instruction: Instruction, facts: Facts) -> Action:
-    """Return what is to be done now."""
+    """Return what is to be done now: what was left undone before, then what the instruction asks for."""
     if facts.pending:
         return Resend()
+    return facts.left or _asked(instruction, facts)
+
+
+def _asked(instruction: Instruction, facts: Facts) -> Action:
     task, round_id, spec = instruction.task, instruction.round, instruction.run_spec
     if isinstance(task, Wait):
         return Nothing(reason=task.reason)
@@ -265,7 +271,8 @@ def still_wanted(action: Action, instruction: Instruction) -> bool:
     """Whether an action that is under way goes on under another instruction.
 
     Training goes on while its round does, also when the site is told to wait: the same round may be tried again with
-    the same inputs. A broken connection brings no instruction and so ends nothing.
+    the same inputs. The end of a run is seen through also when the next one has begun. A broken connection brings no
+    instruction and so ends nothing.
     """
     match action:
         case DoTrain():
@@ -280,7 +287,8 @@ def still_wanted(action: Action, instruction: Instruction) -> bool:
             wanted = Mask if action.masked else Submit
             return isinstance(instruction.task, wanted) and instruction.round == action.round
         case FinishRun():
-            return isinstance(instruction.task, Finish) and instruction.round == action.round
+            elsewhere = instruction.round is None or instruction.round.run != action.round.run
+            return elsewhere or (isinstance(instruction.task, Finish) and instruction.round == action.round)
         case _:
             return True
 

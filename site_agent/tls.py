@@ -2,6 +2,9 @@
 
 gRPC offers no choice of the TLS version. Our leaves have P-256 keys, so the one cipher suite that is offered to TLS
 1.2, which needs an RSA leaf, can never be agreed on. The variable must be set before gRPC makes its first TLS context.
+
+Whether there is a proxy is decided by the configuration (`Config.proxy_for`) and not once more by gRPC, which reads
+other variables: it is told of the one that was chosen, to use none if none was, and to exempt no host.
 """
 
 from __future__ import annotations
@@ -9,23 +12,23 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import urllib.parse
 from collections.abc import Sequence
 
 import grpc
 
 from protos.terms import MAX_MESSAGE_BYTES
 from security.folders import LoadedIdentity
-from site_agent.errors import UnreachableError
+from site_agent import proxies
 from site_agent.faults import unreachable
 
 CONNECT_S = 15.0
 _CIPHER_VARIABLE = "GRPC_SSL_CIPHER_SUITES"
 _NO_TLS_1_2 = "ECDHE-RSA-AES256-GCM-SHA384"
-_MOST_PROXY_REPLY = 8192
+_EXEMPT_VARIABLE = "no_grpc_proxy"
 Options = Sequence[tuple[str, int | str]]
 
 os.environ.setdefault(_CIPHER_VARIABLE, _NO_TLS_1_2)
+os.environ[_EXEMPT_VARIABLE] = ""
 
 
 def options(proxy: str | None) -> Options:
@@ -34,7 +37,8 @@ def options(proxy: str | None) -> Options:
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.keepalive_time_ms", 150_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 60_000),  # an answer may stand behind data of a slow link
+        ("grpc.http2.ping_timeout_ms", 60_000),  # what gRPC 1.85 goes by; it ignores the line above
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.bdp_probe", 1),
@@ -43,8 +47,7 @@ def options(proxy: str | None) -> Options:
         ("grpc.max_reconnect_backoff_ms", 5000),  # the agent pauses by itself; gRPC need not add to it
         ("grpc.use_local_subchannel_pool", 1),  # a renewed certificate must not meet an old connection
     ]
-    if proxy is not None:
-        chosen.append(("grpc.http_proxy", proxy))
+    chosen.append(("grpc.enable_http_proxy", 0) if proxy is None else ("grpc.http_proxy", proxy))
     return tuple(chosen)
 
 
@@ -61,18 +64,16 @@ def connect(address: str, proxy: str | None) -> socket.socket:
     """
     host, port = split_address(address)
     try:
-        if proxy is None:
-            return socket.create_connection((host, port), CONNECT_S)
-        parts = urllib.parse.urlsplit(proxy)
-        through = socket.create_connection((parts.hostname or "", parts.port or 3128), CONNECT_S)
+        found = socket.create_connection((host, port) if proxy is None else proxies.place(proxy), CONNECT_S)
+        try:
+            if proxy is not None:
+                proxies.tunnel(found, address, proxy)
+        except BaseException:
+            found.close()
+            raise
     except OSError as error:
-        raise unreachable(address if proxy is None else f"{address} through {proxy}", str(error)) from error
-    try:
-        _tunnel(through, f"{host}:{port}", proxy)
-    except BaseException:
-        through.close()
-        raise
-    return through
+        raise unreachable(proxies.way(address, proxy), str(error)) from error
+    return found
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -98,27 +99,7 @@ def served_leaf(address: str, proxy: str | None) -> bytes:
         ):
             leaf = secure.getpeercert(binary_form=True)
     except (OSError, ValueError) as error:
-        raise unreachable(address, f"TLS handshake: {error}") from error
+        raise unreachable(proxies.way(address, proxy), f"TLS handshake: {error}") from error
     if leaf is None:
-        raise unreachable(address, "the server shows no certificate")
+        raise unreachable(proxies.way(address, proxy), "the server shows no certificate")
     return leaf
-
-
-def _tunnel(plain: socket.socket, target: str, proxy: str) -> None:
-    """Ask a proxy for a tunnel (RFC 9110, 9.3.6)."""
-    try:
-        plain.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
-        reply = b""
-        while b"\r\n\r\n" not in reply and len(reply) < _MOST_PROXY_REPLY:
-            part = plain.recv(1)
-            if not part:
-                break
-            reply += part
-    except OSError as error:
-        raise unreachable(f"{target} through {proxy}", str(error)) from error
-    status = reply.split(b"\r\n", 1)[0].decode("latin-1")
-    if " 200" not in status[:13]:
-        raise UnreachableError(
-            f"the proxy {proxy} does not connect to {target} ({status[:100] or 'no answer'})",
-            remedy="ask the network's administrator to allow it, or name another proxy.url",
-        )

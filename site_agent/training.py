@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -55,8 +56,8 @@ class Training:
         """The site's modalities."""
         return self.config.cohort.modalities
 
-    def spec(self, ref: ArtefactRef) -> RunSpec:
-        """Return a run's specification, which was downloaded.
+    def spec(self, ref: ArtefactRef, path: Path | None = None) -> RunSpec:
+        """Return a run's specification, which was downloaded or is kept at a path.
 
         Raises:
             RefusalError: If this release cannot make sense of it.
@@ -65,7 +66,7 @@ class Training:
             if ref.size > _MOST_SPEC_BYTES:
                 raise RefusalError("the run's specification is too large", cause=DeclineCause.POLICY)
             try:
-                data = json.loads(self.downloads.path(ref).read_bytes())
+                data = json.loads((path or self.downloads.path(ref)).read_bytes())
                 self._spec = (ref.sha256, spec_from_dict(data))
             except (OSError, ValueError, FedmepdError) as error:
                 _log.error("the run's specification cannot be used", reason=str(error)[:300])
@@ -82,7 +83,7 @@ class Training:
             StorageError: If the disk is full.
         """
         spec = await asyncio.to_thread(self.spec, action.spec)
-        await asyncio.to_thread(workspace.keep_specification, action.spec.sha256)
+        await asyncio.to_thread(workspace.keep_spec, self.downloads.path(action.spec))
         layout = workspace.layout()
         if layout is None:
             opened = await self.trainer.run("open", self._common(spec), progress)
@@ -120,7 +121,8 @@ class Training:
         """
         failure = ""
         try:
-            spec = await asyncio.to_thread(self.spec, action.spec)
+            kept = workspace.spec_path if workspace.spec_path.exists() else None
+            spec = await asyncio.to_thread(self.spec, action.spec, kept)
             job = self._common(spec) | {
                 "state_dir": str(workspace.state_dir),
                 "run_dir": str(workspace.results_dir),

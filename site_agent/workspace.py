@@ -2,8 +2,8 @@
 
     runs/<run>/state/               the trainer's (fedmepd.round_store)
     runs/<run>/out/                 contributions
-    runs/<run>/specification.json   the hash of the run's specification, from the first training on
     runs/<run>/layout.json          the layout that the site's own network has
+    runs/<run>/spec.json            the run's specification, from the first training on
     runs/<run>/results/000003.json  what was contributed to round 3, written when the contribution is durable
     runs/<run>/finished.json        how the run ended here
 
@@ -12,21 +12,23 @@ Every file is written whole or not at all, so whatever a crash leaves is true.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedmepd.durable import write_text
+from fedmepd.durable import write_bytes, write_text
 from fedmepd.errors import FedmepdError
 from fedmepd.layout import Layout
 from fedmepd.layout_json import layout_from_json, layout_to_json
-from protos.terms import ArtefactRef, SegmentSlice, VectorManifest
+from protos.terms import ArtefactRef, Finish, RoundId, SegmentSlice, VectorManifest
 from site_agent.errors import StateError
 from site_agent.faults import disk
-from site_agent.session import Result
+from site_agent.session import FinishRun, Result
 
 KEPT_ROUNDS = 2
+ENDED_ELSEWHERE = "it ended while this site was away"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,21 +59,13 @@ class Workspace:
         self.folder = data / "runs" / run
         self.state_dir, self.out_dir = self.folder / "state", self.folder / "out"
         self.results_dir = data / "results" / run
+        self.spec_path = self.folder / "spec.json"
         self._layout: Layout | None = None
 
     def specification(self) -> str | None:
         """Return the hash of the specification that the run goes by here; None before the first training."""
-        found = _read(self.folder / "specification.json")
-        return None if found is None else str(found)
-
-    def keep_specification(self, sha256: str) -> None:
-        """Keep which specification the run goes by: the first one, for good.
-
-        Raises:
-            StorageError: If it cannot be written.
-        """
-        if self.specification() is None:
-            self._write(self.folder / "specification.json", sha256)
+        with disk(self.spec_path):
+            return hashlib.sha256(self.spec_path.read_bytes()).hexdigest() if self.spec_path.exists() else None
 
     def layout(self) -> Layout | None:
         """Return the layout of the run as the site's own network has it; None before the first training."""
@@ -91,6 +85,16 @@ class Workspace:
         self._write(self.folder / "layout.json", layout_to_json(layout))
         self._layout = layout
         return layout
+
+    def keep_spec(self, path: Path) -> None:
+        """Keep a copy of the run's specification, the first one for good: at the end its download may be gone.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        if not self.spec_path.exists():
+            with disk(self.spec_path):
+                write_bytes(self.spec_path, path.read_bytes())
 
     def result(self, round_number: int, key: str | None = None) -> Result | None:
         """Return what was contributed to a round, if it is still there.
@@ -137,6 +141,20 @@ class Workspace:
         if found is None:
             return None
         return Ending(completed=bool(found["completed"]), failure=str(found["failure"]), run_dir=str(found["run_dir"]))
+
+    def left(self) -> FinishRun | None:
+        """Return what ends this run once it is over everywhere else; None if it has ended here, or none was trained."""
+        if not self.spec_path.exists() or self.ending() is not None:
+            return None
+        numbers = [int(path.stem) for path in self.folder.glob("results/*.json") if path.stem.isdecimal()]
+        if not numbers:
+            return None
+        spec = self.spec_path.read_bytes()
+        return FinishRun(
+            round=RoundId(run=self.run, round_number=max(numbers)),
+            spec=ArtefactRef(sha256=hashlib.sha256(spec).hexdigest(), size=len(spec)),
+            task=Finish(completed=False, reason=ENDED_ELSEWHERE, last=None),
+        )
 
     def keep_ending(self, ending: Ending) -> None:
         """Note how the run ended here; contributions are not needed any more.

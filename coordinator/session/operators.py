@@ -68,7 +68,9 @@ def aborted(turn: Turn, event: ev.Aborted) -> None:
 
 def finished(turn: Turn, event: ev.SiteFinished) -> None:
     """A site has kept its model."""
-    if event.site in turn.state.sites and event.site not in turn.state.finished:
+    if event.run != turn.state.run:
+        turn.answer = Answer(in_round=False, message=f"the run is {turn.state.run}")
+    elif event.site in turn.state.sites and event.site not in turn.state.finished:
         turn.state = replace(turn.state, finished=(*turn.state.finished, event.site))
 
 

@@ -23,6 +23,7 @@ from site_agent.doctor.findings import Finding, fail, ok, skip, warn
 from site_agent.errors import AgentError, IncompatibleError, RemoteError, UnauthenticatedError
 from site_agent.faults import remote
 from site_agent.link import SOFTWARE
+from site_agent.proxies import shown
 from site_agent.tls import CONNECT_S, connect, member_credentials, options, served_leaf, split_address
 
 _CALL_S = 15.0
@@ -39,7 +40,7 @@ def examine_network(config: Config, loaded: LoadedIdentity | None) -> Iterator[F
         if found.verdict == "FAIL":
             return
     else:
-        yield ok("proxy", f"through {proxy}")
+        yield ok("proxy", f"through {shown(proxy)}")
     found = _port(address, proxy)
     yield found
     if found.verdict == "FAIL":
@@ -124,7 +125,7 @@ def _coordinator(address: str, proxy: str | None, loaded: LoadedIdentity) -> Ite
     credentials = member_credentials(loaded)
     began = time.time()
     try:
-        with remote(address), grpc.secure_channel(address, credentials, options=options(proxy)) as channel:
+        with remote(address, proxy), grpc.secure_channel(address, credentials, options=options(proxy)) as channel:
             welcome = codec.decode_welcome(FederationStub(channel).Hello(request, timeout=_CALL_S))
     except UnauthenticatedError as error:
         yield fail("coordinator", error.problem, "if the certificate was revoked, ask the operator and enrol again")

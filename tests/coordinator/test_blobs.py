@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
 import uuid
 from pathlib import Path
@@ -151,6 +152,23 @@ class TestMemoryUrl(RemoteSuite):
 
     # fsspec's memory file system fills a file in place, so another thread may see half of one; real stores do not
     test_threads_may_put_and_open_the_same_artefact = None  # type: ignore[assignment]
+
+
+class TestFolderOfAnotherFileSystem(RemoteSuite):
+    """A chained URL: the driver `dir` over the driver `file`."""
+
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"dir::file://{tmp_path}/remote"
+
+
+def test_a_store_where_nobody_answers_is_told_without_its_secrets(tmp_path: Path) -> None:
+    """The driver for FTP connects as soon as it is made."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(StorageError, match="Connection refused.*check that it can be reached") as caught:
+        open_blobs(f"ftp://u:geheim@127.0.0.1:{port}/x", tmp_path)
+    assert "geheim" not in str(caught.value)
 
 
 def test_paths_and_urls_are_told_apart(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_a_run_that_begins_while_the_last_one_still_hears_reports_is_not_lost() 
     async def scene(desk: Desk) -> None:
         await desk.training()
         await desk.driver.tell(ev.Aborted(reason="x"))
-        report = asyncio.create_task(desk.driver.tell(ev.SiteFinished(site="a")))
+        report = asyncio.create_task(desk.driver.tell(ev.SiteFinished(site="a", run="run")))
         await asyncio.sleep(0)
         await desk.driver.begin(replace(fresh(), run="two"), replace(ROW, run="two"))
         await report

@@ -241,7 +241,7 @@ def test_an_aborted_run_lets_the_sites_finish() -> None:
     finish = task(scene, "a")
     assert isinstance(finish, Finish)
     assert (finish.completed, finish.reason) == (False, "wrong data")
-    scene.tell(ev.SiteFinished(site="a"))
+    scene.tell(ev.SiteFinished(site="a", run="run"))
     assert isinstance(task(scene, "a"), Wait)
 
 
@@ -266,7 +266,7 @@ def test_repeated_statements_change_nothing_and_other_vectors_are_refused() -> N
         ev.SiteAccepted(site="a", round=RoundId(run="run", round_number=7)),
         ev.SiteTrained(site="a", round=RoundId(run="other", round_number=1), manifest=manifest("a"), seconds=1),
         ev.SiteSubmitted(site="a", round=RoundId(run="run", round_number=1), vector=ref("x")),
-        ev.SiteFinished(site="a"),
+        ev.SiteFinished(site="a", run="run"),
     ],
     ids=lambda event: type(event).__name__,
 )
@@ -382,6 +382,15 @@ def test_work_of_an_earlier_attempt_does_not_count_as_pace() -> None:
     assert scene.id.attempt == 2
     scene.train("a")
     assert scene.state.pace["a"] == 50
+
+
+def test_the_end_of_an_earlier_run_is_not_that_of_this_one() -> None:
+    scene = started(rounds=1)
+    scene.whole_round()
+    assert scene.state.status.terminal
+    late = scene.tell(ev.SiteFinished(site="a", run="earlier"))
+    assert (late.answer.in_round, late.state.finished) == (False, ())
+    assert scene.tell(ev.SiteFinished(site="a", run="run")).state.finished == ("a",)
 
 
 def test_a_run_that_completes_says_how_many_rounds_failed() -> None:

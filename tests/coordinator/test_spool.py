@@ -129,13 +129,34 @@ def test_what_is_not_whole_cannot_be_finished(spool: Spool) -> None:
     assert spool.offset("a", REF) == HALF
 
 
-def test_there_is_one_writer_of_an_upload_at_a_time(spool: Spool) -> None:
-    with spool.writer("a", REF, 0) as writer:
-        with pytest.raises(ConflictError, match="received already"):
-            spool.writer("a", REF, 0)
-        spool.writer("b", REF, 0).close()
-    writer.close()
-    spool.writer("a", REF, 0).close()
+def test_a_later_writer_of_an_upload_ends_the_one_before_and_nothing_is_lost(spool: Spool) -> None:
+    earlier = spool.writer("a", REF, 0)
+    other = spool.writer("b", REF, 0)
+    earlier.write(0, CONTENT[:HALF])
+    with spool.writer("a", REF, 10) as later:
+        assert later.reached == HALF
+        with pytest.raises(ConflictError, match="a later call"):
+            earlier.write(HALF, CONTENT[HALF:])
+        earlier.close()
+        later.write(HALF, CONTENT[HALF:])
+        other.write(0, CONTENT)
+        other.close()
+    assert spool.finish("a", REF).read_bytes() == spool.finish("b", REF).read_bytes() == CONTENT
+
+
+def test_an_upload_that_is_being_opened_is_not_opened_twice(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening may take long: after a restart all that is there is hashed."""
+    put(spool, "a", REF, CONTENT[:HALF])
+    opened = spool._open
+
+    def meanwhile(key: tuple[str, ArtefactRef], offset: int) -> spool_writer.SpoolWriter:
+        with pytest.raises(ConflictError, match="just now"):
+            spool.writer("a", REF, HALF)
+        return opened(key, offset)
+
+    monkeypatch.setattr(spool, "_open", meanwhile)
+    put(spool, "a", REF, CONTENT[HALF:], HALF)
+    assert spool.finish("a", REF).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("owner", ["..", ".", "a/../b", "/", "b.c", "ä b"])

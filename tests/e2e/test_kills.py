@@ -26,7 +26,7 @@ from protos.terms import Phase
 from tests.fedmepd.federation_runs import write_federation
 
 ROUNDS = 2
-LIMIT_S = 120.0
+LIMIT_S = 300.0
 POLL_S = 0.02
 SITES = ("site-1", "site-2", "site-3")
 VICTIM = "site-2"

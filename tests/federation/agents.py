@@ -12,14 +12,16 @@ from tests.federation.hospital import Hospital
 from tests.site_agent.agent_at_hand import IdleTrainer, build_agent, build_tools, config_of
 
 
-def tools_of(hospital: Hospital, site: str, address: str, layout: Layout, **limits: object) -> Tools:
+def tools_of(
+    hospital: Hospital, site: str, address: str, layout: Layout, trainer: IdleTrainer | None = None, **limits: object
+) -> Tools:
     """Return what the agent of an enrolled site works with."""
     own = hospital.sites[site]
     data = hospital.folder / "agents" / site
     if not data.exists():
         data.mkdir(parents=True, mode=0o700)
         shutil.copytree(hospital.folder / "members" / site, data / "identity", symlinks=True)
-    return build_tools(config_of(data, address, address, own, **limits), IdleTrainer(layout, own))
+    return build_tools(config_of(data, address, address, own, **limits), trainer or IdleTrainer(layout, own))
 
 
 def start_agent(tools: Tools) -> asyncio.Task[int]:

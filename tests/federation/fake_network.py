@@ -346,7 +346,7 @@ class World:
             case Declined(problem=problem):
                 return ev.SiteDeclined(site=site, round=report.round, reason=problem)
             case Finished():
-                return ev.SiteFinished(site=site)
+                return ev.SiteFinished(site=site, run=report.round.run)
             case _:
                 return None
 

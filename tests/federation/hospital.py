@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -211,7 +212,9 @@ class Hospital:
         made.registry.publish(to_json(sign(listed, consortium.membership_key)), actor="test")
 
     @asynccontextmanager
-    async def serving(self, lead: IdleLead, **service: object) -> AsyncIterator[Coordinator]:
+    async def serving(
+        self, lead: IdleLead, clock: Callable[[], float] = time.time, **service: object
+    ) -> AsyncIterator[Coordinator]:
         """Run the coordinator for as long as the block lasts."""
         config = Config(
             coordinator=Service.model_validate(
@@ -226,7 +229,9 @@ class Hospital:
             lead=Lead(cohort=self.folder / "cohort", cache=self.folder / "cache"),
         )
         until, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(serve(config, lead, passphrase=None, until=until, ready=ready.set_result))
+        task = asyncio.create_task(
+            serve(config, lead, passphrase=None, until=until, ready=ready.set_result, clock=clock)
+        )
         try:
             done, _ = await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
             if task in done:
@@ -314,7 +319,8 @@ class Site:
         return VectorManifest(segments=tuple(slices), vector=ref), content
 
     async def take_part(self, *, download: bool = True) -> None:
-        """Take part in rounds until the run is over."""
+        """Take part in rounds until the run is over, beginning with what is asked now."""
+        self.revision = 0
         while True:
             found = await self.next()
             match found.task:

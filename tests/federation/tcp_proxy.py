@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that does to a connection what networks do: cut, stall, delay, limit, truncate."""
+"""A TCP proxy on loopback that does what networks do: cut, stall, delay, limit, truncate, fall silent."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Proxy:
         rate: Bytes per second in each direction; no limit if None.
         connections: How many there were.
         happened: Set when the planned fault happens.
+        given_up: Set when the server ends a connection.
     """
 
     target: str
@@ -34,14 +35,20 @@ class Proxy:
     rate: float | None = None
     connections: int = 0
     happened: asyncio.Event = field(default_factory=asyncio.Event)
+    given_up: asyncio.Event = field(default_factory=asyncio.Event)
     address: str = ""
     _fault: tuple[Fault, Direction, int] | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    _silent: set[asyncio.StreamWriter] = field(default_factory=set)
 
     def plan(self, fault: Fault, direction: Direction, after: int) -> None:
         """Let something happen once, so many bytes from now."""
         self._fault = (fault, direction, self.bytes[direction] + after)
         self.happened.clear()
+
+    def fall_silent(self) -> None:
+        """Swallow from now on what comes on the connections of now, and tell no end that the other one hung up."""
+        self._silent |= self._writers
 
     def hang_up(self) -> None:
         """End all connections at once, as when a host goes down."""
@@ -75,12 +82,17 @@ class Proxy:
                     asyncio.ensure_future(self._pipe("down", far_reader, writer)),
                 ]
                 await asyncio.wait(pipes, return_when=asyncio.FIRST_COMPLETED)
+                if pipes[1].done():
+                    self.given_up.set()
+                if writer in self._silent:
+                    await asyncio.wait(pipes)
                 for pipe in pipes:
                     pipe.cancel()
                 await asyncio.gather(*pipes, return_exceptions=True)
         finally:
             for one in pair:
                 self._writers.discard(one)
+                self._silent.discard(one)
                 one.transport.abort()
 
     async def _pipe(self, direction: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -88,6 +100,8 @@ class Proxy:
         writer.transport.set_write_buffer_limits(high=_PIECE)
         with suppress(OSError):
             while data := await reader.read(_PIECE):
+                if writer in self._silent:
+                    continue
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
                 if self.rate is not None:

@@ -73,7 +73,7 @@ class Scene:
 async def insist(stage: Scene, work: Callable[[], Awaitable[object]]) -> int:
     """Repeat as the agent's loop does; return how often it had to.
 
-    A connection that stands still is ended by HTTP/2 pings after three minutes; here after the first stall.
+    A connection that stands still is ended by HTTP/2 pings (test_dead_connections.py); here after the first stall.
     """
     last: Exception | None = None
     for failures in range(200):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import grpc
@@ -162,6 +162,41 @@ def _folder(stage: Play, name: str):
     from security.folders import IdentityFolder
 
     return IdentityFolder(stage.hospital.folder / "members" / name)
+
+
+def test_an_upload_that_begins_again_ends_the_stream_that_hangs(tmp_path: Path) -> None:
+    """The first stream stays open and brings nothing more, as on a link that is dead without anybody knowing."""
+
+    async def scene(stage: Play) -> None:
+        await stage.start()
+        await to_uploads(stage)
+        site = stage.sites["a"]
+        manifest, content = site.contribution(1)
+        sent = asyncio.Event()
+
+        async def hanging() -> AsyncIterator[federation_pb2.UploadMessage]:
+            yield codec.encode_upload_start(manifest.vector)
+            yield codec.encode_upload_chunk(0, content[:100])
+            sent.set()
+            await asyncio.Event().wait()
+
+        async def hang() -> None:
+            await site.stub.Upload(hanging())
+
+        old = asyncio.create_task(hang())
+        await sent.wait()
+        request = codec.encode_upload_offset_request(manifest.vector)
+        while (await site.stub.UploadOffset(request)).offset < 100:
+            pass
+        assert await site.upload(manifest.vector, content, offset=100) == len(content)
+        with pytest.raises(aio.AioRpcError, match="later call") as ended:
+            await old
+        assert code(ended) == "ABORTED"
+        await site.report(ROUND, Submitted(vector=manifest.vector))
+        await asyncio.gather(*(site.take_part() for site in stage.sites.values()))
+        assert stage.lead.sums == [expected_sum(stage)]
+
+    play(tmp_path, scene)
 
 
 def test_a_corrupted_upload_is_refused_and_begins_anew(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_demo_leaves_what_it_says_and_shows_its_results_again(tmp_path, capsys
     out = tmp_path / "demo"
     assert run_demo(out) == 0
     first = capsys.readouterr()
-    assert [line[:3] for line in first.err.splitlines() if re.match(r"\d/3", line)] == ["1/3", "2/3", "3/3"]
+    assert [line[:3] for line in first.err.splitlines() if re.match(r"\d/4", line)] == ["1/4", "2/4", "3/4", "4/4"]
     assert json.loads((out / "run" / "run.json").read_text())["finished"]
     assert "<script" not in (out / "report.html").read_text()
     model, patients = re.search(r"fedmepd predict (\S+) (\S+) --out", first.out).groups()
@@ -64,7 +64,7 @@ def test_a_demo_leaves_what_it_says_and_shows_its_results_again(tmp_path, capsys
     assert run_demo(out) == 0
     again = capsys.readouterr()
     assert again.out == first.out
-    assert "1/3" not in again.err
+    assert "1/4" not in again.err
     assert out.joinpath(model).stat().st_mtime_ns == trained
 
     assert run_demo(out, "--seed", "1") == 2

@@ -114,7 +114,7 @@ def build_tools(config, trainer, coordinator=None, clock=time.time, policy=PLAIN
     return Tools(
         config=config,
         identity=identity,
-        coordinator=coordinator or Link(address, None, identity.credentials),
+        coordinator=coordinator or Link(address, config.proxy_for(address), identity.credentials),
         training=Training(config, identity.loaded.identity.id, trainer, downloads, status),
         downloads=downloads,
         ledger=Ledger(config.data / "reports.json"),

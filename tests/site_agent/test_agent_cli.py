@@ -90,6 +90,8 @@ def test_proxies_come_from_the_file_or_the_environment(file, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "inside.example")
     assert load_config(file).proxy_for("fed.example:8443") == "http://proxy.example:3128"
     assert load_config(file).proxy_for("inside.example:8443") is None
+    monkeypatch.setenv("HTTPS_PROXY", "proxy.example:3128")
+    assert load_config(file).proxy_for("fed.example:8443") == "http://proxy.example:3128"
     file.write_text(file.read_text() + '\n[proxy]\nurl = "http://other.example:8080"\n')
     assert load_config(file).proxy_for("inside.example:8443") == "http://other.example:8080"
 

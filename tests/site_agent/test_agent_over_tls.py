@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 import time
 from contextlib import asynccontextmanager
@@ -72,7 +73,8 @@ class World:
         await asyncio.to_thread(self.hospital.sign_membership, self.made)
 
     async def start(self, rounds=2):
-        return await self.made.runs.start(RUN.format(rounds=rounds, federation=POLICY), actor="test")
+        started = await self.made.runs.start(RUN.format(rounds=rounds, federation=POLICY), actor="test")
+        return started.run
 
     def tools(self):
         return build_tools(self.config, self.trainer)
@@ -206,6 +208,95 @@ def test_an_agent_that_is_stopped_while_training_goes_on_after_its_start(tmp_pat
         assert tools.ledger.last == 1, "accepted was answered"
         assert await world.work(tools) == 0
         assert world.trainer.jobs == ["open", "round", "round", "finish"]
+
+    play(tmp_path, scenario)
+
+
+class EndlessTrainer(IdleTrainer):
+    """Does not come to the end of scoring, until it may."""
+
+    def __init__(self):
+        super().__init__(small_layout(), MODALITIES)
+        self.scoring, self.may_end = asyncio.Event(), asyncio.Event()
+
+    async def run(self, job, arguments, progress):
+        if job == "finish":
+            self.scoring.set()
+            await self.may_end.wait()
+        found = await super().run(job, arguments, progress)
+        if job == "finish":
+            self.jobs[-1] = f"finish {arguments['run_dir'].rsplit('/', 1)[1]}"
+        return found
+
+
+async def leave_while_scoring(world):
+    """Let a run end, and stop the agent before it has kept its model; return the run."""
+    await world.enrol()
+    run = await world.start(rounds=1)
+    world.trainer = EndlessTrainer()
+    until = asyncio.Event()
+    agent = asyncio.create_task(build_agent(world.tools()).run(until))
+    async with asyncio.timeout(LIMIT_S):
+        await world.trainer.scoring.wait()
+        until.set()
+        await agent
+    assert endings(world) == {}
+    world.trainer.may_end.set()
+    return run
+
+
+def endings(world):
+    return {path.parent.name: json.loads(path.read_text()) for path in world.data.glob("runs/*/finished.json")}
+
+
+def test_a_site_that_was_away_when_its_run_ended_keeps_its_model_when_the_next_has_begun(tmp_path):
+    """What it had downloaded of the earlier run is gone when it is back."""
+
+    async def scenario(world):
+        first = await leave_while_scoring(world)
+        shutil.rmtree(world.data / "downloads")
+        second = await world.start(rounds=1)
+        assert await world.work() == 0
+        assert world.trainer.jobs[-4:] == [f"finish {first}", "open", "round", f"finish {second}"]
+        kept = endings(world)
+        assert {run: ending["failure"] for run, ending in kept.items()} == {first: "", second: ""}
+        assert kept[first]["run_dir"] == str(world.data / "results" / first)
+        assert world.made.runs.state(None).finished == ("hospital-a",)
+
+    play(tmp_path, scenario)
+
+
+def test_a_site_that_is_scoring_when_the_next_run_begins_sees_the_end_through(tmp_path):
+    async def scenario(world):
+        await world.enrol()
+        first = await world.start(rounds=1)
+        world.trainer = EndlessTrainer()
+        tools = world.tools()
+        agent = asyncio.create_task(build_agent(tools).run(asyncio.Event()))
+        async with asyncio.timeout(LIMIT_S):
+            await world.trainer.scoring.wait()
+            second = await world.start(rounds=1)
+            await until_true(lambda: tools.status.now.run == second)
+            world.trainer.may_end.set()
+            assert await agent == 0
+        assert world.trainer.jobs == ["open", "round", f"finish {first}", "open", "round", f"finish {second}"]
+        assert set(endings(world)) == {first, second}
+
+    play(tmp_path, scenario)
+
+
+def test_an_earlier_run_that_cannot_be_kept_does_not_hold_up_the_present_one(tmp_path):
+    """The disk is full: it is tried again after the next start."""
+
+    async def scenario(world):
+        first = await leave_while_scoring(world)
+        second = await world.start(rounds=1)
+        world.trainer.failures = [RefusalError("the disk is full", cause=DeclineCause.STORAGE)]
+        assert await world.work() == 0
+        assert set(endings(world)) == {second}
+        third = await world.start(rounds=1)
+        assert await world.work() == 0
+        assert set(endings(world)) == {first, second, third}
 
     play(tmp_path, scenario)
 

@@ -287,6 +287,20 @@ def test_transfers_stop_when_they_are_not_asked_for():
     assert still_wanted(Resend(), instruction(WAIT))
 
 
+def test_the_end_of_a_run_is_seen_through_also_when_the_next_one_has_begun():
+    ending = FinishRun(round=ROUND, spec=SPEC, task=FINISH)
+    for task in (WAIT, TRAIN):
+        assert still_wanted(ending, instruction(task, replace(ROUND, run="next")))
+    assert still_wanted(ending, replace(instruction(WAIT), round=None))
+
+
+@pytest.mark.parametrize("task", [WAIT, TRAIN, SUBMIT, FINISH])
+def test_a_run_that_ended_without_the_site_is_ended_before_anything_else_but_a_report(task):
+    left = FinishRun(round=replace(ROUND, run="earlier"), spec=SPEC, task=FINISH)
+    assert decide(instruction(task), Facts(left=left)) == left
+    assert isinstance(decide(instruction(task), Facts(left=left, pending=True)), Resend)
+
+
 def test_waiting_wants_no_downloads():
     assert artefacts_of(instruction(WAIT)) == ()
     assert artefacts_of(instruction(TRAIN)) == (SPEC, SEGMENT)
