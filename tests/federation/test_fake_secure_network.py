@@ -68,11 +68,11 @@ def test_killed_at_a_step_the_run_ends_as_the_undisturbed_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [COORDINATOR, "a", "d"])
-def test_killed_at_any_step_the_run_ends_as_the_undisturbed_one(
+@pytest.mark.parametrize("victim", [COORDINATOR, "a"])
+def test_killed_twice_the_run_ends_as_the_undisturbed_one(
     tmp_path: Path, undisturbed: SecureWorld, victim: str
 ) -> None:
-    for point in range(1, undisturbed.parties[victim].taken + 1):
+    for point in range(1, undisturbed.parties[victim].taken + 1, 3):
         assert_whole(play(tmp_path / str(point), {victim: [point, point + 7]}))
 
 
