@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import ECB
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from security import masking
@@ -20,6 +20,13 @@ from security.masking import Masker, Pad
 VECTORS = Path(__file__).parents[1] / "vectors"
 KEYS = [bytes([n]) * 32 for n in range(3)]
 PADS = [Pad(key=key, added=n != 1) for n, key in enumerate(KEYS)]
+
+
+@pytest.fixture(autouse=True, params=["counter mode", "GCM"])
+def way(request, monkeypatch):
+    """Both ways of making the stream, whichever is the faster one here."""
+    monkeypatch.setattr(masking, "_gcm_is_faster", lambda: request.param == "GCM")
+    return request.param
 
 
 def blocks(key, first, count):
@@ -56,7 +63,7 @@ def test_the_slow_implementation_makes_the_same_stream():
 
 
 @given(st.lists(st.integers(0, 70), min_size=1, max_size=6))
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_windows_do_not_matter(sizes):
     at_once, parts = np.arange(sum(sizes), dtype=np.uint32), np.arange(sum(sizes), dtype=np.uint32)
     Masker(PADS).apply(at_once)
@@ -70,7 +77,7 @@ def test_windows_do_not_matter(sizes):
 def test_pieces_do_not_matter(monkeypatch):
     long, short = np.arange(1000, dtype=np.uint32), np.arange(1000, dtype=np.uint32)
     Masker(PADS).apply(long)
-    monkeypatch.setattr(masking, "_PIECE", 24)
+    monkeypatch.setattr(masking, "_PIECE_BYTES", 20)
     Masker(PADS).apply(short)
     assert (long == short).all()
 
@@ -85,3 +92,23 @@ def test_what_was_added_can_be_taken_away():
 
 def test_a_pad_does_not_show_its_key():
     assert "key" not in repr(PADS[2])
+
+
+def test_the_way_is_chosen_by_measurement_once(monkeypatch):
+    monkeypatch.undo()
+    masking._gcm_is_faster.cache_clear()
+    first = masking._gcm_is_faster()
+    assert isinstance(first, bool)
+    assert masking._gcm_is_faster() is first
+    assert masking._gcm_is_faster.cache_info().misses == 1
+
+
+def test_a_stream_ends_before_it_would_repeat(way, monkeypatch):
+    monkeypatch.setattr(masking, "_GCM_LIMIT", 400)
+    masker = Masker(PADS)
+    masker.apply(np.zeros(100, np.uint32))
+    if way == "GCM":
+        with pytest.raises(ValueError, match="larger than one key stream"):
+            masker.apply(np.zeros(1, np.uint32))
+    else:
+        masker.apply(np.zeros(1, np.uint32))
