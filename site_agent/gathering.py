@@ -96,10 +96,12 @@ class Gatherer:
     def facts(self, instruction: Instruction, current: RoundMemory) -> Facts:
         """Return what is so at the site, as far as the instruction needs it."""
         ledger, round_id = self._tools.ledger, instruction.round
-        if round_id is None or ledger.pending is not None:
-            return Facts(pending=ledger.pending is not None)
+        if ledger.pending is not None:
+            return Facts(pending=True)
+        self._tools.steps.destroy(lambda other: _over(other, instruction, ledger.made(other)))
+        if round_id is None:
+            return Facts()
         made, space = ledger.made(round_id), self.workspace(round_id.run)
-        self._tools.steps.destroy(lambda other: _over(other, instruction, made))
         missing = tuple(ref for ref in session.artefacts_of(instruction) if not self._tools.downloads.has(ref))
         spec = None
         if current.refusal is None and not made.out and not isinstance(instruction.task, Finish | Wait):
@@ -217,7 +219,10 @@ class Gatherer:
 
 
 def _over(other: RoundId, instruction: Instruction, made: Made) -> bool:
-    """Whether an attempt is over for this site, so that its secrets are to be destroyed (SPEC 11.6)."""
-    if instruction.round != other or isinstance(instruction.task, Finish):
+    """Whether an attempt is over for this site, so that its secrets are to be destroyed (SPEC 11.6).
+
+    An instruction that names no round ends none: the coordinator may just have been started.
+    """
+    if made.out or made.unmasked or isinstance(instruction.task, Finish):
         return True
-    return made.out or made.unmasked
+    return instruction.round is not None and instruction.round != other

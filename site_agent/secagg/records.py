@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from fedmepd.durable import write_text
-from protos.terms import ArtefactRef, RoundId, SegmentSlice, VectorManifest
+from protos.terms import (
+    Advertise,
+    ArtefactRef,
+    Confirm,
+    Mask,
+    RoundId,
+    SegmentSlice,
+    Share,
+    Unmask,
+    VectorManifest,
+)
+from security.errors import EquivocationError
 from security.secagg import SiteState, missing_shares
 from site_agent.errors import StateError
 from site_agent.faults import disk
@@ -76,6 +87,30 @@ def record_of(state: SiteState) -> RoundRecord:
         survivors=state.survivors,
         unopened=missing_shares(state),
     )
+
+
+def check_recorded(record: RoundRecord, task: Advertise | Share | Mask | Confirm | Unmask) -> None:
+    """Check a task against what is on record, when the attempt's secrets are destroyed already.
+
+    Raises:
+        EquivocationError: If it contradicts what was answered: nothing can be given any more, but it is to be known.
+    """
+    match task:
+        case Advertise(context=asked):
+            said: object = record.context
+        case Share(keys=keys):
+            asked, said = tuple(one.site for one in keys), record.advertised
+        case Mask(sharers=asked):
+            said = record.sharers
+        case Confirm(survivors=asked):
+            said = record.survivors
+        case Unmask():
+            return
+    if said and said != asked:
+        raise EquivocationError(
+            "something else was answered before in this attempt, which is over",
+            remedy="one answer is given per attempt, and never another",
+        )
 
 
 class Records:

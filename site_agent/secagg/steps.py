@@ -40,7 +40,7 @@ from site_agent.round_checks import check_round, setting_again
 from site_agent.secagg.keeper import Keeper
 from site_agent.secagg.knowledge import Knowledge
 from site_agent.secagg.masking import write_masked
-from site_agent.secagg.records import Records, RoundRecord, record_of
+from site_agent.secagg.records import Records, RoundRecord, check_recorded, record_of
 from site_agent.secagg.spent import Spent
 from site_agent.session import AnswerTask
 from site_agent.updates import CheckedUpdate
@@ -130,10 +130,12 @@ class Steps:
         Raises:
             RefusalError: If it is.
         """
-        state = self.keeper.read(known.round)
-        if state is None:
-            return
+        state, record = self.keeper.read(known.round), self.records.read(known.round)
         with _refusing(_CLAUSES[type(task)]):
+            if state is None:
+                if record is not None:
+                    check_recorded(record, task)
+                return
             match task:
                 case Advertise():
                     secagg.check_same_setting(state, setting_again(task, known, state.setting))

@@ -57,23 +57,24 @@ class Hospital:
     Args:
         folder: Its disk.
         policy: Its own.
+        own: Modalities by site.
     """
 
-    def __init__(self, folder, policy=THREE):
+    def __init__(self, folder, policy=THREE, own=OWN):
         self.folder, self.policy = folder, policy
         layout = Cohort(folder / "layout").layout
-        self.cohort = Cohort(folder / "others", least_open={one.name: 5 for one in layout.segments})
-        self.script, self.trainer = Script(), IdleTrainer(layout, OWN["a"])
+        self.cohort = Cohort(folder / "others", own=own, least_open={one.name: 5 for one in layout.segments})
+        self.script, self.trainer = Script(), IdleTrainer(layout, own["a"])
         content = {one.name: artefact(one) for one in layout.segments}
         self.cohort.broadcast = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
         spec = json.dumps(self.cohort.spec.to_dict()).encode()
         self.spec, self.cohort.spec_sha256 = ref_of(spec), ref_of(spec).sha256
         for data in (spec, *content.values()):
             self.script.blobs[ref_of(data).sha256] = data
-        own = (one for one in layout.for_member(OWN["a"]))
         owners = self.cohort.spec.owners(layout)
         segments = tuple(
-            BroadcastSegment(name=s.name, artefact=ref_of(content[s.name]), owners=owners[s.name]) for s in own
+            BroadcastSegment(name=s.name, artefact=ref_of(content[s.name]), owners=owners[s.name])
+            for s in layout.for_member(own["a"])
         )
         self.train = Train(segments=segments, anchors=None, start=None, samples=1.0)
         self.cohort.samples = self.train.samples
