@@ -110,6 +110,7 @@ def _setting(state: RunState, current: RoundState, terms: Terms, spec: RunSpec) 
         spec_sha256=state.spec.sha256,
         identity_keys={site: bytes.fromhex(key) for site, key in terms.identity_keys.items()},
         samples=_published(state).samples,
+        minimum_cohort=terms.minimum_cohort,
     )
 
 

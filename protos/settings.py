@@ -15,7 +15,7 @@ from protos.terms import Advertise, RoundId
 from security.secagg import Party, Segment, Setting
 
 
-def setting_of(
+def setting_of(  # noqa: PLR0913  each is known from another place
     task: Advertise,
     round_id: RoundId,
     *,
@@ -24,6 +24,7 @@ def setting_of(
     spec_sha256: str,
     identity_keys: Mapping[str, bytes],
     samples: float,
+    minimum_cohort: int,
 ) -> Setting:
     """Return the setting that a task describes.
 
@@ -35,6 +36,7 @@ def setting_of(
         spec_sha256: Its hash, hexadecimal.
         identity_keys: Ed25519 public keys on the membership list; of all sites of the roster.
         samples: Training patients of all sites, as the broadcast says; at a site that of the task it trained on.
+        minimum_cohort: Fewest sites in a sum by the membership list.
 
     Raises:
         SecureAggregationError: If the roster or the former contributors are not of the run, or unsorted.
@@ -57,6 +59,7 @@ def setting_of(
         broadcast=(*((one.name, bytes.fromhex(one.sha256)) for one in task.broadcast), ("samples", _hash(samples))),
         previous=task.previous,
         run_sites=spec.sites,
+        minimum_cohort=minimum_cohort,
     )
 
 

@@ -102,7 +102,17 @@ class SignatureError(SecureAggregationError):
 
 
 class SmallCohortError(SecureAggregationError):
-    """Fewer sites than this site demands: what would be opened could be traced to one of them."""
+    """Fewer sites than are demanded: what would be opened could be traced to one of them.
+
+    Args:
+        problem: What is wrong.
+        remedy: What to do about it.
+        sites: Whose demands are not met, the strictest first; empty if it is nobody's.
+    """
+
+    def __init__(self, problem: str, *, remedy: str | None = None, sites: tuple[str, ...] = ()) -> None:
+        super().__init__(problem, remedy=remedy)
+        self.sites = sites
 
 
 class EquivocationError(SecureAggregationError):
@@ -118,4 +128,13 @@ class ShareError(SecureAggregationError):
 
 
 class OpeningError(SecureAggregationError):
-    """The coordinator cannot open the sum."""
+    """The coordinator cannot open the sum.
+
+    Args:
+        problem: What is wrong.
+        sites: Whose secrets could not be recovered.
+    """
+
+    def __init__(self, problem: str, *, sites: tuple[str, ...] = ()) -> None:
+        super().__init__(problem)
+        self.sites = sites

@@ -9,7 +9,7 @@ Source: Shamir, "How to share a secret", 1979.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from security.errors import ShareError
 
@@ -83,6 +83,24 @@ class Recovery:
         if value >> (8 * SECRET_BYTES):
             raise ShareError("these are not shares of one secret")
         return value.to_bytes(SECRET_BYTES, "big")
+
+
+def value_at(shares: Mapping[int, bytes], x: int) -> int:
+    """Return the share at another point, as a number, that goes with as many shares as the threshold.
+
+    Args:
+        shares: By point.
+        x: A point that is not among them.
+    """
+    total = 0
+    for i, share in shares.items():
+        numerator = denominator = 1
+        for j in shares:
+            if j != i:
+                numerator = numerator * (x - j) % PRIME
+                denominator = denominator * (i - j) % PRIME
+        total += check_share(share) * numerator * pow(denominator, -1, PRIME)
+    return total % PRIME
 
 
 def _value(polynomial: Sequence[int], x: int) -> int:

@@ -159,6 +159,7 @@ def _setting(task: Advertise, known: Knowledge, keys: Mapping[str, bytes]) -> Se
             spec_sha256=known.spec_sha256,
             identity_keys=keys,
             samples=known.result.samples,
+            minimum_cohort=known.listed.minimum_cohort,
         )
     except SecurityError as error:
         raise refusal(error.problem) from error

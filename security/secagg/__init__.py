@@ -12,9 +12,10 @@ hardening that SPEC 9 and 10 describe.
 
 from security.secagg.advertise import advertise, check_same_setting
 from security.secagg.confirm import check_confirmation, confirm
-from security.secagg.keys import Advertisement, KeySet, believed, check_advertisement, too_demanding
+from security.secagg.keys import Advertisement, KeySet, believed, check_advertisement
 from security.secagg.mask import missing_shares, pads, receive
 from security.secagg.opening import Opening, Transcript, check_answer, check_bundle, recover
+from security.secagg.opens import may_open, threshold, too_demanding
 from security.secagg.randomness import SYSTEM, Randomness
 from security.secagg.share import share
 from security.secagg.state import Answer, Bundle, SiteState, dump_state, load_state
@@ -48,6 +49,7 @@ __all__ = [
     "dump_state",
     "is_member",
     "load_state",
+    "may_open",
     "missing_shares",
     "open_segments",
     "pads",
@@ -55,6 +57,7 @@ __all__ = [
     "recover",
     "share",
     "strictest",
+    "threshold",
     "too_demanding",
     "unmask",
 ]

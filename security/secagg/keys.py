@@ -13,7 +13,8 @@ from security.encoding import digest, frame, text
 from security.errors import RosterError, ShareError, SignatureError, SmallCohortError
 from security.keys import verify_signature
 from security.masking import Pad
-from security.secagg.terms import LEAST_COHORT, Demands, Segment, Setting, check_among, strictest
+from security.secagg.opens import may_open, threshold
+from security.secagg.terms import LEAST_COHORT, Demands, Segment, Setting, check_among
 
 KEY_BYTES = 32
 _PROBE = bytes(range(KEY_BYTES))  # with any private key, a public key of low order gives zero
@@ -53,9 +54,14 @@ def check_advertisement(setting: Setting, found: Advertisement) -> None:
     Raises:
         RosterError: If its site was not asked.
         SignatureError: If it is not signed by the identity key of the membership list, over this setting.
+        SmallCohortError: If it demands fewer sites than the membership list allows.
         ShareError: If a key is of low order.
     """
     party = setting.party(found.site)
+    if found.demands.minimum < setting.minimum_cohort:
+        raise SmallCohortError(
+            f"{found.site} demands {found.demands.minimum} sites, the membership list {setting.minimum_cohort}"
+        )
     problem = SignatureError(
         f"the keys of {found.site} are not signed by its identity key over this round",
         remedy="the coordinator shows different rounds to different sites, or replaced a key: tell the consortium",
@@ -91,7 +97,7 @@ class KeySet:
     @property
     def threshold(self) -> int:
         """Shares that recover a secret, signatures that settle the survivors (SPEC 9.4)."""
-        return 2 * len(self.advertisements) // 3 + 1
+        return threshold(len(self.advertisements))
 
     def index(self, site: str) -> int:
         """Return a site's place in U1, from 1."""
@@ -115,24 +121,14 @@ class KeySet:
             SmallCohortError: If not, with the reason.
         """
         members = self.setting.members(segment.name, present)
-        if not members:
-            raise SmallCohortError(f"segment {segment.name} has no site left")
-        demands = {site: self.of(site).demands for site in members}
-        wanted = strictest(demands.values())
-        if len(members) < wanted.minimum or len(members) - wanted.colluders < 2:  # noqa: PLR2004  the clause's number
-            strict = max(members, key=lambda site: (demands[site].minimum, demands[site].colluders))
-            raise SmallCohortError(
-                f"segment {segment.name} has {len(members)} sites; {wanted.minimum} are demanded ({strict}), "
-                f"and two beside {wanted.colluders} colluders",
-                remedy="wait for more sites, or approve members that wait for approval",
-            )
         gone = set(self.setting.members(segment.name, self.setting.previous)) - set(present)
-        left = segment.least_open - len(gone)
-        if segment.least_open and left < wanted.minimum:
-            raise SmallCohortError(
-                f"segment {segment.name} has a filter with {left} contributors left, {wanted.minimum} are demanded",
-                remedy="the next round goes on without it; tolerate dropouts with personalisation.tolerated_dropouts",
-            )
+        may_open(
+            segment.name,
+            {site: self.of(site).demands for site in members},
+            asked=len(self.advertisements),
+            least_open=segment.least_open,
+            gone=len(gone),
+        )
 
     def check_sharers(self, sharers: Sequence[str], *, own: str) -> None:
         """Check U2 (SPEC 10.5).
@@ -174,21 +170,6 @@ def believed(setting: Setting, unverified: Sequence[Advertisement]) -> KeySet:
     for found in unverified:
         check_advertisement(setting, found)
     return KeySet(setting=setting, advertisements=tuple(unverified))
-
-
-def too_demanding(advertisements: Sequence[Advertisement]) -> tuple[str, ...]:
-    """Return the sites that a coordinator leaves out: the others cannot meet their demands (SPEC 10.2)."""
-    left = sorted(advertisements, key=lambda found: (found.demands.minimum, found.demands.colluders, found.site))
-    out: list[str] = []
-    while left:
-        wanted = strictest(found.demands for found in left)
-        if len(left) >= wanted.minimum and len(left) - wanted.colluders >= 2:  # noqa: PLR2004  SPEC 10.10
-            break
-        by_colluders = len(left) >= wanted.minimum
-        worst = max(left, key=lambda found: found.demands.colluders) if by_colluders else left[-1]
-        left.remove(worst)
-        out.append(worst.site)
-    return tuple(sorted(out))
 
 
 def agree(private: bytes, public: bytes) -> bytes:

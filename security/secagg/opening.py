@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
+from math import comb
 from random import Random
 
 from security.errors import OpeningError, ShareError, SmallCohortError
@@ -15,11 +17,11 @@ from security.masking import Pad
 from security.secagg.keys import KeySet, agree, commitment, pair_pad, public_of, self_pad
 from security.secagg.state import Answer, Bundle
 from security.secagg.terms import COMMON, Segment
-from security.shamir import SHARE_BYTES, Recovery, check_share
+from security.shamir import SHARE_BYTES, Recovery, check_share, value_at
 
 _TAG_BYTES = 16
 _HASH_BYTES = 32
-_TRIES = 256  # sets of answers that are tried where shares contradict a commitment
+_TRIES = 512  # sets of answers that are tried where shares contradict a commitment
 _Check = Callable[[bytes], bool]
 
 
@@ -87,11 +89,13 @@ class Opening:
         contributors: Sites in the sum, by open segment.
         pads: What to apply to the sum of the masked inputs, by open segment.
         closed: Why a segment stays closed.
+        liars: Sites that answered with a wrong share.
     """
 
     contributors: Mapping[str, tuple[str, ...]]
     pads: Mapping[str, tuple[Pad, ...]] = field(repr=False)
     closed: Mapping[str, str]
+    liars: tuple[str, ...] = ()
 
 
 def recover(transcript: Transcript) -> Opening:
@@ -103,19 +107,21 @@ def recover(transcript: Transcript) -> Opening:
     keys, helper = transcript.keys, _Recoverer(transcript)
     contributors: dict[str, tuple[str, ...]] = {}
     pads: dict[str, tuple[Pad, ...]] = {}
-    closed: dict[str, str] = {}
+    failed: dict[str, SmallCohortError | OpeningError] = {}
     for segment in keys.setting.segments:
         survivors = keys.setting.members(segment.name, transcript.survivors)
         try:
             keys.check_open(segment, transcript.survivors)
             pads[segment.name] = tuple(helper.pads(segment, survivors))
         except (SmallCohortError, OpeningError) as error:
-            closed[segment.name] = error.problem
+            failed[segment.name] = error
         else:
             contributors[segment.name] = survivors
-    if COMMON in closed:
-        raise OpeningError(f"the sum cannot be opened: {closed[COMMON]}")
-    return Opening(contributors=contributors, pads=pads, closed=closed)
+    if common := failed.get(COMMON):
+        guilty = common.sites if isinstance(common, OpeningError) else ()
+        raise OpeningError(f"the sum cannot be opened: {common.problem}", sites=guilty)
+    closed = {name: error.problem for name, error in failed.items()}
+    return Opening(contributors=contributors, pads=pads, closed=closed, liars=tuple(sorted(helper.liars)))
 
 
 class _Recoverer:
@@ -126,6 +132,7 @@ class _Recoverer:
         self._keys = transcript.keys
         self._recoveries: dict[tuple[int, ...], Recovery] = {}
         self._trusted: tuple[str, ...] = ()
+        self.liars: set[str] = set()
         self._mask_keys: dict[str, bytes] = {}
         self._common: dict[tuple[str, str], bytes] = {}
 
@@ -146,6 +153,7 @@ class _Recoverer:
         return self._secret(
             shares,
             lambda seed: commitment(self._keys.context, site, segment, seed) == wanted,
+            site,
             f"the seed of {site} for segment {segment}",
         )
 
@@ -160,33 +168,52 @@ class _Recoverer:
             public = self._keys.of(site).mask_key
             shares = {answer.site: answer.keys[site] for answer in self._found.answers if site in answer.keys}
             self._mask_keys[site] = self._secret(
-                shares, lambda private: public_of(private) == public, f"the mask key of {site}"
+                shares, lambda private: public_of(private) == public, site, f"the mask key of {site}"
             )
         return self._mask_keys[site]
 
-    def _secret(self, shares: Mapping[str, bytes], fits: _Check, what: str) -> bytes:
+    def _secret(self, shares: Mapping[str, bytes], fits: _Check, site: str, what: str) -> bytes:
         """Recover one secret; where shares are wrong, try others until the result is what was committed to."""
         needed = self._keys.threshold
         if len(shares) < needed:
-            raise OpeningError(f"{what} has {len(shares)} shares, {needed} are needed")
-        for chosen in self._choices(sorted(shares)):
+            raise OpeningError(f"{what} has {len(shares)} shares, {needed} are needed", sites=(site,))
+        honest = {one: share for one, share in shares.items() if one not in self.liars}
+        for chosen in self._choices(sorted(honest if len(honest) >= needed else shares)):
             try:
-                secret = self._recovery(chosen).secret([shares[site] for site in chosen])
+                secret = self._recovery(chosen).secret([shares[one] for one in chosen])
             except ShareError:
                 continue
             if fits(secret):
-                self._trusted = chosen
+                self._note(chosen, shares)
                 return secret
-        raise OpeningError(f"{what} cannot be recovered: sites answered with wrong shares")
+        raise OpeningError(f"{what} cannot be recovered: wrong shares were dealt or answered", sites=(site,))
+
+    def _note(self, chosen: tuple[str, ...], shares: Mapping[str, bytes]) -> None:
+        """Remember whose shares fitted; name those whose share is off the polynomial, if that is beyond framing.
+
+        Another polynomial of the same secret meets the true one in at most t - 2 points, so more sites would have had
+        to lie alike than are named.
+        """
+        if chosen == self._trusted:
+            return
+        self._trusted = chosen
+        points = {self._keys.index(one): shares[one] for one in chosen}
+        rest = set(shares) - set(chosen)
+        off = {one for one in rest if value_at(points, self._keys.index(one)) != check_share(shares[one])}
+        if len(shares) - len(off) - (self._keys.threshold - 2) > len(off):
+            self.liars |= off
 
     def _choices(self, sites: Sequence[str]) -> Iterator[tuple[str, ...]]:
-        """Yield sets of as many sites as are needed: who told the truth before, then others."""
+        """Yield sets of as many sites as are needed: who told the truth before, then all sets, or some of too many."""
         needed = self._keys.threshold
-        if set(self._trusted) <= set(sites) and self._trusted:
+        if self._trusted and set(self._trusted) <= set(sites):
             yield self._trusted
+        if comb(len(sites), needed) <= _TRIES:
+            yield from combinations(sites, needed)
+            return
         yield tuple(sites[:needed])
         draw = Random(self._keys.context)  # noqa: S311  a search order, no secret
-        for _ in range(_TRIES if len(sites) > needed else 0):
+        for _ in range(_TRIES):
             yield tuple(sorted(draw.sample(sites, needed)))
 
     def _recovery(self, sites: tuple[str, ...]) -> Recovery:

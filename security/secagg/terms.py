@@ -75,6 +75,7 @@ class Setting:
         broadcast: (name, SHA-256) of all artefacts of the broadcast.
         previous: Contributors to the last opened sum, sorted.
         run_sites: Modality sets of all sites of the run, as its specification has them; bound by `spec_hash`.
+        minimum_cohort: Fewest sites in a sum by the membership list; bound by its digest.
         context: ctx0 (SPEC 9.3), 32 bytes.
 
     Raises:
@@ -96,6 +97,7 @@ class Setting:
     broadcast: tuple[tuple[str, bytes], ...]
     previous: tuple[str, ...]
     run_sites: Mapping[str, tuple[str, ...]]
+    minimum_cohort: int = LEAST_COHORT
     context: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -168,6 +168,7 @@ class SecureSite:
             spec_sha256=self.spec_sha256,
             identity_keys={one.site: keys[one.site] for one in task.roster},
             samples=self.samples,
+            minimum_cohort=listed.minimum_cohort,
         )
         assert setting.context.hex() == task.context, "coordinator and site must mean the same"
         demands = Demands(minimum=self.minimum or listed.minimum_cohort)

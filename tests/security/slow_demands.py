@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from tests.security.slow_terms import Segment, Setting
+from tests.security.slow_terms import Segment, Setting, threshold
 
 MOST = 4096
 
@@ -35,7 +35,7 @@ def raised(demands: Demands, roster: Collection[str], approved: Collection[str],
 
 
 def is_open(setting: Setting, segment: Segment, u3: list[str], demands: dict[str, Demands]) -> bool:
-    """SPEC 10.10, the same at every site."""
+    """SPEC 10.10, the same at every site; `demands` are those of U1."""
     survivors = [i for i in u3 if setting.membership.has(i, segment.name)]
     if not survivors:
         return False
@@ -45,6 +45,7 @@ def is_open(setting: Setting, segment: Segment, u3: list[str], demands: dict[str
     return (
         len(survivors) >= m
         and len(survivors) - c >= 2
+        and 2 * threshold(len(demands)) - len(demands) > c
         and (segment.least_open == 0 or segment.least_open - len(gone) >= m)
     )
 

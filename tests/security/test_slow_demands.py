@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from tests.security.secagg_play import Play
 from tests.security.secagg_scenes import DROPOUTS, POLICIES, ROUND, inputs_of
 from tests.security.slow_demands import Demands, is_open, raised, satisfied, within_bounds
-from tests.security.slow_terms import Violation
+from tests.security.slow_terms import Segment, Violation, threshold
 
 
 def play_of(scene, **changed):
@@ -50,7 +51,7 @@ def test_all_sites_find_the_same_segments_open(scene):
     ("changed", "opened"),
     [
         ({"approved": {}}, "modality/t2"),
-        ({"own_demands": {}}, "modality/pet"),
+        ({"own_demands": {"b2": [3, 0]}}, "modality/pet"),
         ({"previous": [site for site in POLICIES["previous"] if site != "d.away"]}, "modality/t1"),
     ],
     ids=["without the strict site", "without the suspicious site", "without the former contributor"],
@@ -93,15 +94,26 @@ def test_a_slot_may_become_as_thin_as_the_largest_minimum_of_the_survivors():
 def test_a_segment_is_open_by_the_demands_of_each_site_in_it(site, minimum, colluders, opens):
     play = play_of(ROUND, segments=with_least_open(ROUND, 0))
     common, u3 = play.setting.segments[-1], ["A-hospital", "b1", "b10", "c_x"]
-    demands = all_demand(u3, 3, 0) | all_demand([site], minimum, colluders)
+    demands = all_demand(ROUND["roster"], 3, 0) | all_demand([site], minimum, colluders)
     assert is_open(play.setting, common, u3, demands) is opens
+
+
+@pytest.mark.parametrize(("asked", "most"), [(3, 2), (4, 1), (5, 2), (6, 3), (7, 2), (8, 3), (9, 4), (10, 3)])
+def test_more_colluders_than_the_threshold_bears_close_everything(asked, most):
+    """2t - n > c, and two beside the colluders: below it two sets of survivors could be signed by t each."""
+    sites = [f"s{n:02d}" for n in range(asked)]
+    common = Segment(name="common", values=1, least_open=0)
+    setting = SimpleNamespace(membership=SimpleNamespace(has=lambda *_: True), previous=())
+    bears = [c for c in range(asked) if is_open(setting, common, sites, all_demand(sites, 3, c))]
+    assert bears == list(range(min(most, asked - 2) + 1))
+    assert all(2 * threshold(asked) - asked > c for c in bears)
 
 
 def test_the_largest_minimum_and_the_most_colluders_may_be_of_two_sites():
     play = play_of(ROUND, segments=with_least_open(ROUND, 0))
     common, u3 = play.setting.segments[-1], ROUND["roster"]
     assert is_open(
-        play.setting, common, u3, all_demand(u3, 3, 0) | all_demand(["b1"], 5, 0) | all_demand(["c_x"], 3, 3)
+        play.setting, common, u3, all_demand(u3, 3, 0) | all_demand(["b1"], 5, 0) | all_demand(["c_x"], 3, 2)
     )
     assert not is_open(play.setting, common, u3[1:], all_demand(u3, 4, 0) | all_demand(["c_x"], 3, 3))
 
@@ -157,7 +169,7 @@ def test_each_site_of_the_roster_that_was_not_approved_raises_both_demands():
     ("demands", "stay"),
     [
         ({}, ["A-hospital", "b1", "b10", "b2", "c_x"]),
-        ({"b1": (5, 3)}, ["A-hospital", "b1", "b10", "b2", "c_x"]),
+        ({"b1": (5, 2)}, ["A-hospital", "b1", "b10", "b2", "c_x"]),
         ({"b1": (6, 0)}, ["A-hospital", "b10", "b2", "c_x"]),
         ({"b1": (6, 0), "b10": (5, 0)}, ["A-hospital", "b2", "c_x"]),
         ({"b1": (6, 0), "b10": (4, 0)}, ["A-hospital", "b10", "b2", "c_x"]),

@@ -202,6 +202,7 @@ class Cohort:
             spec_sha256=self.spec_sha256,
             identity_keys=known,
             samples=self.samples,
+            minimum_cohort=3,
         )
 
     def answer(self, site, task, round_id=ROUND, **changes):

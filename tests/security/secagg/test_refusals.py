@@ -433,10 +433,23 @@ def opened_by(demands):
 
 def test_survivors_less_colluders_must_be_two():
     assert opened_by(Demands(minimum=3, colluders=2)) == {"modality/flair", "modality/t1", "common"}
-    cohort = shared_cohort()
-    with pytest.raises(SmallCohortError, match="two beside 5 colluders"):
-        Cohort(demands=Demands(minimum=3, colluders=5)).advertise().share()
-    assert cohort.states["ant"].bundle is not None
+    assert opened_by(Demands(minimum=3, colluders=3)) == {"modality/flair", "common"}  # t1 has four owners: 4 - 3 < 2
+
+
+def test_more_colluders_than_the_threshold_bears_get_no_shares():
+    """Of seven sites with three colluders two sets of survivors could each get five signatures."""
+    own = {f"s{n}": ("flair", "t1") for n in range(7)}
+    assert Cohort(setting=setting_of(own), demands=Demands(minimum=4, colluders=2)).advertise().share()
+    with pytest.raises(SmallCohortError, match="7 of 7 sites; that is too few if 3 collude, as s0 assumes") as caught:
+        Cohort(setting=setting_of(own), demands=Demands(minimum=4, colluders=3)).advertise().share()
+    assert caught.value.sites[0] == "s0"
+
+
+def test_demands_below_the_membership_list_s_minimum_are_refused():
+    cohort = Cohort(setting=setting_of(minimum_cohort=5), demands=Demands(minimum=5), stricter={"fox": LENIENT})
+    cohort.advertise()
+    with pytest.raises(SmallCohortError, match="fox demands 3 sites, the membership list 5"):
+        secagg.share(cohort.states["ant"], cohort.advertisements)
 
 
 def test_a_site_s_demands_are_signed():

@@ -15,7 +15,7 @@ from security.errors import OpeningError
 from security.secagg import Demands, dump_state, load_state
 from security.secagg.opening import _Recoverer
 from security.shamir import PRIME
-from tests.security.secagg.cohort import OWN, SEGMENTS, Cohort, lying, setting_of, whole
+from tests.security.secagg.cohort import LENIENT, OWN, SEGMENTS, Cohort, lying, setting_of, whole
 
 SITES = tuple(sorted(OWN))
 
@@ -81,9 +81,11 @@ def test_if_the_segment_of_all_stays_closed_nothing_is_opened():
 
 
 @pytest.mark.parametrize("liar", SITES)
-def test_a_site_with_wrong_shares_does_not_spoil_the_sum(liar):
+def test_a_site_with_wrong_shares_does_not_spoil_the_sum_and_is_named(liar):
     cohort = Cohort().advertise().share().mask(SITES).confirm().unmask()
+    assert secagg.recover(cohort.transcript).liars == ()
     opening = secagg.recover(lying(cohort.transcript, liar))
+    assert opening.liars == (liar,)
     for name, total in cohort.opened(opening).items():
         assert (total == cohort.plain(name)).all()
 
@@ -114,8 +116,49 @@ def test_shares_that_make_no_secret_at_all_do_not_spoil_the_sum():
 
 def test_too_many_wrong_shares_are_found_out_and_named():
     cohort = whole()
-    with pytest.raises(OpeningError, match=r"the seed of ant for segment common cannot be recovered"):
+    with pytest.raises(OpeningError, match=r"the seed of ant for segment common cannot be recovered") as caught:
         secagg.recover(lying(cohort.transcript, "ant", "bee"))
+    assert caught.value.sites == ("ant",)
+
+
+def test_as_many_liars_as_can_be_spared_do_not_spoil_the_sum_of_a_small_cohort():
+    """Nobody is named: as many could have lied so that others seem to."""
+    own = {f"s{n}": ("flair", "t1") for n in range(10)}
+    cohort = whole(setting=setting_of(own))
+    opening = secagg.recover(lying(cohort.transcript, "s1", "s4", "s8"))
+    assert opening.liars == ()
+    assert (cohort.opened(opening)["common"] == cohort.plain("common")).all()
+
+
+def test_two_liars_whose_lies_cancel_out_cannot_put_the_blame_on_others():
+    """Their wrong shares fit with five honest ones, and the other three seem to be off."""
+    own = {f"s{n}": ("flair",) for n in range(10)}
+    cohort = whole(setting=setting_of(own, segments=(SEGMENTS[2],)))
+    transcript, chosen = cohort.transcript, range(1, 8)
+    weight = {i: prod(-j * pow(i - j, -1, PRIME) for j in chosen if j != i) for i in chosen}
+    answers = {answer.site: answer for answer in transcript.answers}
+    for site in own:
+        true = [int.from_bytes(answers[liar].seeds[site]["common"], "big") for liar in ("s1", "s4")]
+        for liar, value in (("s1", true[0] + weight[5]), ("s4", true[1] - weight[2])):
+            share = (value % PRIME).to_bytes(33, "big")
+            seeds = {**answers[liar].seeds, site: {"common": share}}
+            answers[liar] = replace(answers[liar], seeds=seeds)
+    recovered = secagg.recover(replace(transcript, answers=tuple(answers.values())))
+    assert not set(recovered.liars) - {"s1", "s4"}
+    assert (cohort.opened(recovered)["common"] == cohort.plain("common")).all()
+
+
+def test_liars_are_found_in_a_cohort_with_too_many_sets_to_try():
+    own = {f"s{n:02d}": ("flair",) for n in range(21)}
+    cohort = whole(setting=setting_of(own, segments=(SEGMENTS[2],)))
+    assert secagg.recover(lying(cohort.transcript, "s03", "s07")).liars == ("s03", "s07")
+
+
+def test_too_many_liars_in_a_large_cohort_end_the_search():
+    own = {f"s{n:02d}": ("flair",) for n in range(21)}
+    cohort = whole(setting=setting_of(own, segments=(SEGMENTS[2],)))
+    with pytest.raises(OpeningError, match="wrong shares were dealt or answered"):
+        secagg.recover(lying(cohort.transcript, *sorted(own)[:7]))
 
 
 def test_a_state_survives_its_stored_form_at_every_step():
@@ -143,15 +186,25 @@ def test_a_strict_site_closes_the_segments_that_it_is_in_for_everybody():
 
 def test_sites_whose_demands_nobody_can_meet_are_named():
     def named(**stricter):
-        return secagg.too_demanding(Cohort(stricter=stricter).advertise().advertisements)
+        return secagg.too_demanding({site: stricter.get(site, LENIENT) for site in SITES})
 
     assert named() == ()
     assert named(ant=Demands(minimum=6)) == ()
     assert named(ant=Demands(minimum=7)) == ("ant",)
     assert named(ant=Demands(minimum=7), bee=Demands(minimum=6)) == ("ant", "bee")
-    assert named(ant=Demands(minimum=3, colluders=5)) == ("ant",)
-    assert named(ant=Demands(minimum=3, colluders=4)) == ()
+    assert named(ant=Demands(minimum=3, colluders=4)) == ("ant",)
+    assert named(ant=Demands(minimum=3, colluders=3), bee=Demands(minimum=6)) == ()
     assert named(**dict.fromkeys(SITES, Demands(minimum=9))) == SITES
+    assert secagg.too_demanding({}) == ()
+
+
+def test_a_site_that_demands_more_than_a_filter_has_contributors_is_named_unless_all_do():
+    lenient = dict.fromkeys(SITES, LENIENT)
+    strict = {**lenient, "bee": Demands(minimum=5)}
+    assert secagg.too_demanding(strict, least_open=5, previous=SITES) == ()
+    assert secagg.too_demanding(strict, least_open=4, previous=SITES) == ("bee",)
+    assert secagg.too_demanding(dict.fromkeys(SITES, Demands(minimum=5)), least_open=4, previous=SITES) == ()
+    assert secagg.too_demanding(strict, least_open=4, previous=(*SITES, "gnu", "hen")) == ()  # 2 left: nobody's fault
 
 
 def test_nothing_secret_shows_in_what_is_printed():
