@@ -80,8 +80,8 @@ class Activity:
     Attributes:
         kind: What.
         round: In which round, if any.
-        done: Steps or bytes.
-        total: Of how many; 0 if unknown.
+        done: Bytes, or tenths of the training.
+        total: Of how many; 0 if unknown or not told.
     """
 
     kind: ActivityKind

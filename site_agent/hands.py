@@ -42,6 +42,7 @@ from site_agent.workspace import ENDED_ELSEWHERE, Workspace
 _log = structlog.get_logger("site_agent.hands")
 _CORRUPTED_UPLOADS = 2
 _T = TypeVar("_T")
+_TENTHS = 10
 _PHASES = {"validating": ActivityKind.VALIDATING, "testing": ActivityKind.VALIDATING}
 
 
@@ -295,9 +296,23 @@ class Hands:
 
     def _show(self, kind: ActivityKind, done: int = 0, total: int = 0) -> None:
         before = self.activity
-        self.activity = Activity(kind=kind, round=self._round.id, done=min(done, total or done), total=total)
+        told, of = _told(kind, done, total)
+        self.activity = Activity(kind=kind, round=self._round.id, done=told, total=of)
         now = self._tools.status.now
         now.phase, now.done, now.total = kind.name.lower(), done, total
         self._tools.status.write(lazily=before.kind is kind)
         if before.kind is not kind or before.round != self._round.id:
             self._busy()
+
+
+def _told(kind: ActivityKind, done: int, total: int) -> tuple[int, int]:
+    """Return what the coordinator is told of a progress: of work on patients nothing that counts them (PROTOCOL 3.7).
+
+    Where there are fewer steps than tenths, the tenths would count them.
+    """
+    if kind is ActivityKind.TRAINING:
+        fine = _TENTHS * done // total if total >= _TENTHS else _TENTHS * (done >= total > 0)
+        return min(fine, _TENTHS), _TENTHS
+    if kind is ActivityKind.VALIDATING:
+        return 0, 0
+    return min(done, total or done), total

@@ -106,7 +106,7 @@ class Activity(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     kind: Global___Activity.Kind.ValueType
     done: _builtins.int
-    """steps or bytes"""
+    """bytes, or tenths of the training"""
     total: _builtins.int
     @_builtins.property
     def round(self) -> Global___RoundId: ...
