@@ -72,6 +72,11 @@ class SiteUnmasked(SiteEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SiteSpokeLate(SiteEvent):
+    """A message of secure aggregation that came too late to be checked; what it said is nowhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SiteSubmitted(SiteEvent):
     """Its contribution is whole in the blob store."""
 
@@ -205,6 +210,7 @@ Event = (
     | SiteAdvertised
     | SiteShared
     | SiteMasked
+    | SiteSpokeLate
     | SiteSubmitted
     | SiteConfirmed
     | SiteUnmasked

@@ -1,7 +1,8 @@
 """What sites report in a secure run: checked by the core before the run hears of it (PROTOCOL 5.8 to 5.14).
 
-What breaks a rule is refused, and who sent it is out of the round. What comes too late, or is of another round, is not
-looked at: the session answers it.
+What breaks a rule is refused, and who sent it is out of the round. What is said before it is asked for is stale. What
+comes too late, or is of a round that is over, is not looked at, and its content does not come as far as the session: a
+message that was not checked cannot be kept, whatever happens between the check and the keeping (SPEC 11.1).
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import asyncio
 from coordinator import events as ev
 from coordinator.admission import check_manifest, check_segments
 from coordinator.board import Board, content_of
-from coordinator.errors import RefusedError
+from coordinator.errors import RefusedError, StaleError
 from coordinator.runs import Runs
 from coordinator.secure_round import advertisement_of, answer_of, bundle_of, keys_of, setting_for
-from coordinator.state import AWAITED, RunState, Step
+from coordinator.state import AWAITED, RoundState, RunState, Step
 from fedmepd.runspec import RunSpec
 from protos.terms import (
     Advertised,
@@ -51,17 +52,20 @@ class SecureDesk:
     def __init__(self, runs: Runs, *, max_update_bytes: int) -> None:
         self._runs, self._driver, self._max_update_bytes = runs, runs.driver, max_update_bytes
         self._keys: tuple[RoundId, KeySet] | None = None
+        self._claims: tuple[RoundId, dict[bytes, str]] | None = None
 
     async def event(self, site: str, report: Report) -> ev.Event:
         """Check a report and return the event that it is.
 
         Raises:
             RefusedError: If it breaks a rule.
+            StaleError: If it is said before it is asked for.
         """
         round_id, body = report.round, report.body
         if isinstance(body, Prepared | Masked):
             return await self._announced(site, round_id, body)
-        await self._check(site, round_id, body)
+        if not await self._is_checked(site, round_id, body):
+            return ev.SiteSpokeLate(site=site, round=round_id)
         content = content_of(round_id, body)
         match body:
             case Advertised(minimum=minimum, colluders=colluders):
@@ -84,27 +88,46 @@ class SecureDesk:
         check_manifest(body.manifest, layout, own, max_bytes=self._max_update_bytes)
         return ev.SiteMasked(site=site, round=round_id, manifest=body.manifest)
 
-    async def _check(self, site: str, round_id: RoundId, body: ReportBody) -> None:
-        """Check a step's message, if the site is in that step now."""
+    async def _is_checked(self, site: str, round_id: RoundId, body: ReportBody) -> bool:
+        """Check a step's message if it is that of a site that is asked for it now; False if it comes too late.
+
+        Phases and statuses only go forward, so what was checked and comes too late after all is refused by the session.
+        """
         state, board = self._driver.state, self._driver.board
         phase, step = _STEPS[type(body)]
-        current = None if state is None else state.round
-        if state is None or current is None or current.id != round_id or board.round != round_id:
-            return
+        current = _begun(state, round_id, phase)
+        if state is None or current is None:
+            return False
         kept = board.content(step, site)
         if kept is not None and kept != content_of(round_id, body):
             raise RefusedError(
                 f"the site was {step.value} before with another message",
                 remedy="one answer is given per round and attempt, and never another",
             )
+        if kept is not None:
+            return True
         known = current.participant(site)
         if current.phase is not phase or known is None or known.status not in AWAITED[phase]:
-            return
+            return False
+        if current.terms is None:
+            raise StaleError("the terms of the round are not settled", remedy="ask for the next instruction")
         spec = await self._runs.spec()
         try:
             await asyncio.to_thread(self._verify, state, board, spec, site, body)
         except SecurityError as error:
             raise RefusedError(error.problem, remedy=error.remedy) from error
+        if isinstance(body, Advertised):
+            self._claim(site, round_id, body)
+        return True
+
+    def _claim(self, site: str, round_id: RoundId, said: Advertised) -> None:
+        """Give the keys of an advertisement to its site: of two that are checked at the same time, one has them."""
+        if self._claims is None or self._claims[0] != round_id:
+            self._claims = (round_id, {})
+        owners = self._claims[1]
+        if {owners.get(key, site) for key in (said.channel_key, said.mask_key)} != {site}:
+            raise _equal_keys()
+        owners |= {said.channel_key: site, said.mask_key: site}
 
     def _verify(self, state: RunState, board: Board, spec: RunSpec, site: str, body: ReportBody) -> None:
         """Check a message by the rules of its step; runs in a thread."""
@@ -146,4 +169,23 @@ def _verify_keys(state: RunState, board: Board, spec: RunSpec, site: str, body: 
     others = [board.advertised(peer) for peer in board.sites(Step.ADVERTISED) if peer != site]
     known = {key for said in others for key in (said.channel_key, said.mask_key)}
     if body.channel_key == body.mask_key or known & {body.channel_key, body.mask_key}:
-        raise RefusedError("two of the round's keys are equal", remedy="a site makes fresh keys for every attempt")
+        raise _equal_keys()
+
+
+def _equal_keys() -> RefusedError:
+    return RefusedError("two of the round's keys are equal", remedy="a site makes fresh keys for every attempt")
+
+
+def _begun(state: RunState | None, round_id: RoundId, phase: Phase) -> RoundState | None:
+    """Return the round, if a phase of it has begun; None if it is over.
+
+    Raises:
+        StaleError: If the phase has not begun.
+    """
+    current = None if state is None else state.round
+    if state is None or current is None or round_id.run != state.run:
+        raise StaleError("the round is not under way", remedy="ask for the next instruction")
+    asked, here = ((one.round_number, one.attempt) for one in (round_id, current.id))
+    if asked > here or (asked == here and current.phase < phase):
+        raise StaleError("the round has not come to this", remedy="ask for the next instruction")
+    return current if asked == here else None

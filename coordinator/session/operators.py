@@ -21,6 +21,12 @@ def declined(turn: Turn, event: ev.SiteDeclined) -> None:
     _close(turn)
 
 
+def spoke_late(turn: Turn, event: ev.SiteSpokeLate) -> None:
+    """Tell a site that its message was not taken."""
+    if turn.current(event) is not None:
+        turn.answer = Answer(in_round=False, message="the site is not asked for this now")
+
+
 def revoked(turn: Turn, event: ev.SiteRevoked) -> None:
     """Take a site out of this round, unless its input is being summed already, and out of all that follow."""
     if event.site in turn.state.sites and event.site not in turn.state.revoked:

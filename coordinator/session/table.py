@@ -21,6 +21,7 @@ REMOTE = (
     ev.SiteSubmitted,
     ev.SiteConfirmed,
     ev.SiteUnmasked,
+    ev.SiteSpokeLate,
     ev.SiteDeclined,
     ev.SiteFinished,
 )
@@ -89,6 +90,7 @@ TABLE: Mapping[tuple[Stage, type], Handler] = {
     **{(here, kind): handler for here in (Stage.STARTING, *_RUNNING) for kind, handler in _EVERYWHERE.items()},
     **{(here, ev.SiteRevoked): operators.revoked for here in (Stage.STARTING, *_RUNNING)},
     **{(here, ev.SiteDeclined): operators.declined for here in _ASKING},
+    **{(here, ev.SiteSpokeLate): operators.spoke_late for here in _ASKING},
     # work for an attempt that was given up meanwhile
     **{(here, kind): operators.ignore for here in (Stage.PLANNED, *_ASKING) for kind in _LATE_WORK},
     **{(here, kind): operators.ignore for here in _LEADING for kind in (*_SETTLING, *_SUMMING)},
