@@ -12,8 +12,7 @@ from coordinator.ports import BlobStore
 from coordinator.secure_round import terms_of
 from coordinator.state import RunState, Terms
 from fedmepd.layout import Layout, Segment
-from fedmepd.personalization import least_open
-from fedmepd.runspec import RunSpec
+from fedmepd.runspec import RunSpec, announced_least
 from protos.terms import ArtefactRef
 from security.membership import MembershipList
 
@@ -48,5 +47,4 @@ def _least_open(blobs: BlobStore, artefact: ArtefactRef, segment: Segment, spec:
     with blobs.open(artefact) as file:
         file.seek(-_WORD * segment.slots, os.SEEK_END)
         counts = np.frombuffer(file.read(), "<u4").astype(np.int64)
-    rules = spec.plan.personalisation
-    return least_open(counts, minimum=rules.min_contributors, dropouts=rules.tolerated_dropouts)
+    return announced_least(spec.plan, counts)

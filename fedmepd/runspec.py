@@ -11,10 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from fedmepd.aggregation import Quantisation, quantisation
 from fedmepd.errors import ConfigError, TaskError
 from fedmepd.layout import Layout, build_layout, roster_of
 from fedmepd.methods import Method
+from fedmepd.personalization import least_open
 from fedmepd.plan import Plan, dump_plan, parse_plan
 from fedmepd.sections import SERVER_ID
 from fedmepd.task import Task, load_task
@@ -86,6 +90,27 @@ class RunSpec:
             "sites": sites,
             "aggregation": self.aggregation,
         }
+
+
+def contributes_all(plan: Plan) -> bool:
+    """Whether every site contributes every slot of its segments: counts then announce nothing."""
+    return plan.method.decoder != "partial" or plan.personalisation.contribute == "all"
+
+
+def announced_least(plan: Plan, counts: npt.NDArray[np.int64]) -> int:
+    """Return the smallest count among a segment's open slots, as both ends of a secure round reckon it (SPEC 9.1).
+
+    Args:
+        plan: The run's plan.
+        counts: Contributors to each slot, as the segment's artefact announces them.
+
+    Returns:
+        0 if no slot is open, or none can lose contributors but with its segment.
+    """
+    if contributes_all(plan):
+        return 0
+    rules = plan.personalisation
+    return least_open(counts, minimum=rules.min_contributors, dropouts=rules.tolerated_dropouts)
 
 
 def spec_from_dict(data: object, *, source: str = "run specification") -> RunSpec:

@@ -8,8 +8,8 @@ import numpy as np
 
 from fedmepd.artefacts import segment_length
 from fedmepd.layout import Layout, Segment
-from fedmepd.personalization import least_open
 from fedmepd.plan import Plan
+from fedmepd.runspec import announced_least
 from protos.terms import ArtefactRef, DeclineCause, Train
 from site_agent.errors import RefusalError
 from site_agent.transfers import Downloads
@@ -50,8 +50,7 @@ def _least_open(segment: Segment, ref: ArtefactRef, plan: Plan, downloads: Downl
         raise _wrong(segment) from error
     if ref.size != wanted or len(counts) != segment.slots:
         raise _wrong(segment)
-    personal = plan.personalisation
-    return least_open(counts, minimum=personal.min_contributors, dropouts=personal.tolerated_dropouts)
+    return announced_least(plan, counts)
 
 
 def _wrong(segment: Segment) -> RefusalError:

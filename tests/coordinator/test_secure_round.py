@@ -69,8 +69,12 @@ class Blobs:
         return BytesIO(self._contents[name])
 
 
-def spec_of(state: RunState) -> RunSpec:
-    plan = parse_plan({"run": {"name": "run", "rounds": 2, "methods": ["fedmepd"]}}, source="test")
+def spec_of(state: RunState, method: str = "fedmepd", contribute: str = "shared") -> RunSpec:
+    data = {
+        "run": {"name": "run", "rounds": 2, "methods": [method]},
+        "personalisation": {"contribute": contribute},
+    }
+    plan = parse_plan(data, source="test")
     own = {site: (*names, "t1ce", "t2", "t1", "flair") for site, names in OWN.items()}
     made = make_spec(plan, run_id="run", sites={site: sorted(set(names)) for site, names in own.items()})
     return replace(made, sites=dict(state.sites))
@@ -96,10 +100,15 @@ def layout() -> Layout:
 
 
 def settled(
-    layout: Layout, membership: MembershipList | None, counts: dict[str, list[int]]
+    layout: Layout,
+    membership: MembershipList | None,
+    counts: dict[str, list[int]],
+    method: str = "fedmepd",
+    contribute: str = "shared",
 ) -> tuple[RunState, Advertise]:
     state = secure_run().to(Phase.ADVERTISE).state
-    terms = settle(Blobs(layout, counts), state, spec_of(state), layout, membership, NOW)  # type: ignore[arg-type]
+    spec, blobs = spec_of(state, method, contribute), Blobs(layout, counts)
+    terms = settle(blobs, state, spec, layout, membership, NOW)  # type: ignore[arg-type]
     assert state.round is not None
     return replace(state, round=replace(state.round, terms=terms)), terms.task
 
@@ -118,6 +127,14 @@ def test_the_least_open_count_is_read_from_the_end_of_the_artefacts(layout: Layo
     assert {one.name: one.least_open for one in task.segments}["common"] == 5, "3 is closed: four are needed"
     _, task = settled(layout, listed(), {"common": [3, 2, 0]})
     assert {one.name: one.least_open for one in task.segments}["common"] == 0, "none is open"
+
+
+@pytest.mark.parametrize(("method", "contribute"), [("fedmepd", "all"), ("fedavg-encoders", "shared")])
+def test_where_every_site_contributes_every_slot_no_count_can_close_a_segment(
+    layout: Layout, method: str, contribute: str
+) -> None:
+    _, task = settled(layout, listed(), {"common": [6, 3, 5]}, method, contribute)
+    assert {one.least_open for one in task.segments} == {0}
 
 
 def test_a_site_is_in_it_as_the_list_has_it_or_not_at_all(layout: Layout) -> None:
