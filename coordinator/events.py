@@ -139,13 +139,23 @@ class SettleFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summed:
-    """The inputs of a round are added up; `closed` says why segments were left out."""
+    """The inputs of a round are added up.
+
+    Attributes:
+        round: Which.
+        sum: The sum.
+        contributors: Sites in it, per segment.
+        sites: Whose input is in it.
+        closed: Why segments were left out.
+        liars: Sites that answered with wrong shares, which did no harm.
+    """
 
     round: RoundId
     sum: ArtefactRef
     contributors: Mapping[str, int]
     sites: tuple[str, ...]
     closed: Mapping[str, str] = field(default_factory=dict)
+    liars: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,10 +169,11 @@ class SumRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SumFailed:
-    """The inputs cannot be added up."""
+    """The inputs cannot be added up; `sites` are those whose secrets could not be recovered."""
 
     round: RoundId
     reason: str
+    sites: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

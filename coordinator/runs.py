@@ -38,7 +38,7 @@ from fedmepd.layout_json import layout_from_json
 from fedmepd.plan import parse_plan
 from fedmepd.runspec import RunSpec, make_spec, spec_from_dict
 from protos.terms import Activity
-from security.errors import SecurityError
+from security.errors import OpeningError, SecurityError
 
 _log = structlog.get_logger("coordinator.runs")
 _SHARERS = 4
@@ -264,7 +264,8 @@ class Runs:
             event = ev.SumRefused(round=effect.round, site=error.site, reason=str(error))
         except Exception as error:  # noqa: BLE001  the round ends, the service does not
             _log.error("the sum failed", exc_info=error)
-            event = ev.SumFailed(round=effect.round, reason=_public(error))
+            guilty = error.sites if isinstance(error, OpeningError) else ()
+            event = ev.SumFailed(round=effect.round, reason=_public(error), sites=guilty)
         if self._is_latest(state):
             await self.driver.insist(event)
 
@@ -273,7 +274,12 @@ class Runs:
         total = await asyncio.to_thread(self._summing.total, state, board, spec, layout, effect)
         ref = await asyncio.to_thread(self._files.take, total.path)
         return ev.Summed(
-            round=effect.round, sum=ref, contributors=total.contributors, sites=effect.sites, closed=total.closed
+            round=effect.round,
+            sum=ref,
+            contributors=total.contributors,
+            sites=effect.sites,
+            closed=total.closed,
+            liars=total.liars,
         )
 
     def _is_latest(self, state: RunState) -> bool:

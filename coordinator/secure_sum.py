@@ -2,7 +2,8 @@
 
 Inputs are uniformly distributed, so nothing can be checked of them alone but their length; of the opened sum it is
 checked that it says how many sites are in it and that no value is beyond what so many sites can contribute. Memory
-holds the sum of one segment and one window, however many sites there are.
+holds the sum of one segment and one window, however many sites there are. A modality's segment whose sum is wrong is
+discarded alone; whose fault it is cannot be known.
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ class SecureSummation:
 
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
+        self.closed: dict[str, str] = dict(opening.closed)
 
     def sum(self, layout: Layout, formats: Quantisation, inputs: Sequence[Input], out: Path) -> Mapping[str, int]:
         """Add inputs segment by segment and write the sum (see `ports.Summation`).
 
         Raises:
             UnfitInputError: If an input has another length.
-            WrongSumError: If what was opened is no sum of so many sites; it names the segment.
+            WrongSumError: If the opened segment of all sites is no sum of so many; `closed` says so of others.
         """
         for found in inputs:
             check_length(layout, found)
@@ -55,11 +57,21 @@ class SecureSummation:
             files = [(found, stack.enter_context(found.path.open("rb", buffering=0))) for found in inputs]
             for segment in layout.segments:
                 own = [(found, file) for found, file in files if segment in layout.for_member(found.modalities)]
-                total = self._segment(segment, formats, own)
-                if segment.name in self._opening.contributors:
+                total = self._kept(segment, formats, own)
+                if segment.name not in self.closed:
                     contributors[segment.name] = len(own)
                 target.write(total.astype("<u4", copy=False).data)
         return contributors
+
+    def _kept(self, segment: Segment, formats: Quantisation, own: Sequence[tuple[Input, FileIO]]) -> Words:
+        """Return the opened sum of a segment; zeros if it is closed, or wrong and not that of all sites."""
+        try:
+            return self._segment(segment, formats, own)
+        except WrongSumError as error:
+            if segment.name == COMMON:
+                raise
+            self.closed[segment.name] = error.problem
+        return np.zeros(vector_length(segment), np.uint32)  # the wrong sum is not in memory any more
 
     def _segment(self, segment: Segment, formats: Quantisation, own: Sequence[tuple[Input, FileIO]]) -> Words:
         """Return the opened sum of a segment, zeros if it stays closed."""

@@ -244,6 +244,7 @@ class RunState:
         failed: All failed rounds.
         previous: Contributors to the last sum that was applied, sorted; empty before the first.
         revoked: Members that may no longer take part.
+        suspended: Why members are left out of all following rounds: their secrets could not be recovered.
         finished: Sites that have kept their model after the end.
     """
 
@@ -262,6 +263,7 @@ class RunState:
     failed: int = 0
     previous: tuple[str, ...] = ()
     revoked: tuple[str, ...] = ()
+    suspended: dict[str, str] = field(default_factory=dict)
     finished: tuple[str, ...] = ()
 
     @property

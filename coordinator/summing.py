@@ -30,11 +30,13 @@ class Total:
         path: The file.
         contributors: Sites per segment.
         closed: Why segments are left out.
+        liars: Sites that answered with wrong shares.
     """
 
     path: Path
     contributors: Mapping[str, int]
     closed: Mapping[str, str]
+    liars: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,7 @@ class Summing:
         if missing:
             raise UnfitInputError(missing[0], "its upload is gone")
         opening = _opening(state, board, spec) if state.secure else None
-        summation = self.clear if opening is None else SecureSummation(opening)
+        secure = None if opening is None else SecureSummation(opening)
         out = self.scratch / f"sum-{effect.round.round_number}-{effect.round.attempt}"
         with ExitStack() as stack:
             inputs = [
@@ -78,8 +80,10 @@ class Summing:
                 )
                 for site in effect.sites
             ]
-            contributors = summation.sum(layout, spec.formats, inputs, out)
-        return Total(path=out, contributors=contributors, closed={} if opening is None else dict(opening.closed))
+            contributors = (secure or self.clear).sum(layout, spec.formats, inputs, out)
+        if opening is None or secure is None:
+            return Total(path=out, contributors=contributors, closed={})
+        return Total(path=out, contributors=contributors, closed=secure.closed, liars=opening.liars)
 
 
 def _opening(state: RunState, board: Board, spec: RunSpec) -> Opening | None:

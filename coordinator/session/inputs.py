@@ -64,6 +64,8 @@ def summed(turn: Turn, event: ev.Summed) -> None:
     turn.put(replace(current, sum=event.sum, contributors=dict(event.contributors), closed=dict(event.closed)))
     for segment, reason in event.closed.items():
         turn.note("round.segment", segment, "closed", reason=reason)
+    for site in event.liars:
+        turn.note("site.lied", site, "noted", reason="it answered with wrong shares; the sum was opened without them")
     turn.enter(Phase.SERVER_TRAINING)
     turn.effects.append(rounds.lead_of(turn.round))
 
@@ -80,6 +82,8 @@ def refused(turn: Turn, event: ev.SumRefused) -> None:
 
 
 def failed(turn: Turn, event: ev.SumFailed) -> None:
-    """Give the round up."""
+    """Give the round up, and go on without those because of whom no sum would ever be opened."""
     if event.round == turn.round.id:
+        for site in event.sites:
+            rounds.suspend(turn, site, event.reason)
         rounds.fail(turn, f"the inputs could not be added up: {event.reason}")

@@ -12,13 +12,7 @@ from protos.terms import Phase, RoundId
 
 def plan(turn: Turn, number: int, attempt: int) -> None:
     """Put the next round in place; it begins at once unless the run is paused."""
-    revoked = turn.state.revoked
-    participants = tuple(
-        Participant(site=site, modalities=own)
-        if site not in revoked
-        else Participant(site=site, modalities=own, status=SiteStatus.REVOKED, reason="revoked")
-        for site, own in turn.state.sites.items()
-    )
+    participants = tuple(_participant(turn, site) for site in turn.state.sites)
     turn.put(
         RoundState(
             id=RoundId(run=turn.state.run, round_number=number, attempt=attempt),
@@ -30,6 +24,24 @@ def plan(turn: Turn, number: int, attempt: int) -> None:
     )
     if not turn.state.paused:
         turn.enter(Phase.TRAINING)
+
+
+def _participant(turn: Turn, site: str) -> Participant:
+    """Return a member as it enters a round: who was revoked or suspended is out from the beginning."""
+    status, reason = SiteStatus.EXPECTED, ""
+    if site in turn.state.revoked:
+        status, reason = SiteStatus.REVOKED, "revoked"
+    elif site in turn.state.suspended:
+        status, reason = SiteStatus.DECLINED, turn.state.suspended[site]
+    return Participant(site=site, modalities=turn.state.sites[site], status=status, reason=reason)
+
+
+def suspend(turn: Turn, site: str, reason: str) -> None:
+    """Leave a member out of all following rounds of the run, and say so."""
+    if site in turn.state.sites and site not in turn.state.suspended:
+        told = f"suspended since round {turn.round.id.round_number}: {reason}"
+        turn.state = replace(turn.state, suspended={**turn.state.suspended, site: told})
+        turn.note("site.suspended", site, "suspended", reason=reason)
 
 
 def fail(turn: Turn, reason: str) -> None:

@@ -158,6 +158,31 @@ def test_a_sum_that_cannot_be_opened_fails_the_round_and_not_the_run() -> None:
     assert "segment common" in scene.current.reason
 
 
+def test_a_site_whose_secrets_cannot_be_recovered_is_in_no_further_round() -> None:
+    scene = secure_run(rounds=3)
+    scene.to(Phase.AGGREGATING)
+    scene.tell(ev.SumFailed(round=scene.id, reason="the seed of f cannot be recovered", sites=("f",)))
+    (note,) = scene.notes("site.suspended")
+    assert (note.subject, note.details["reason"]) == ("f", "the seed of f cannot be recovered")
+    scene.publish(1)
+    for number in (2, 3):
+        assert scene.status("f") == "declined"
+        assert scene.id.round_number == number
+        scene.to(Phase.TRAINING).prepare()
+        scene.tick(POLICY.grace_s)
+        scene.to(Phase.SERVER_TRAINING)
+        assert scene.current.contributing == tuple("abcde")
+        scene.publish(number)
+    assert scene.state.status is RunStatus.COMPLETED
+
+
+def test_who_answered_with_wrong_shares_is_on_record() -> None:
+    scene = at(Phase.AGGREGATING)
+    sites = scene.current.survivors
+    scene.tell(ev.Summed(round=scene.id, sum=ref("sum"), contributors={"common": 6}, sites=sites, liars=("b",)))
+    assert [note.subject for note in scene.notes("site.lied")] == ["b"]
+
+
 def test_an_input_that_is_gone_fails_the_round_because_it_is_under_the_masks_of_all() -> None:
     scene = at(Phase.AGGREGATING)
     scene.tell(ev.SumRefused(round=scene.id, site="b", reason="its upload is gone"))
