@@ -86,6 +86,22 @@ def configuration_of(plan: Plan) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """All decisions as they are at one time, oldest first."""
+
+    all: tuple[Decision, ...]
+
+    def verdict(self, subject: Subject) -> bool | None:
+        """Return whether something was approved or denied; None if nobody has decided."""
+        return next((one.approved for one in reversed(self.all) if one.subject.same(subject)), None)
+
+    def denied(self, member: Subject) -> bool:
+        """Whether a member is denied: with this key, or by name and not approved since, whatever key it has."""
+        named = (one.approved for one in reversed(self.all) if str(one.subject) == str(member))
+        return self.verdict(member) is False or next(named, None) is False
+
+
 class Approvals:
     """The decisions and what waits, in an agent's folder.
 
@@ -96,6 +112,14 @@ class Approvals:
     def __init__(self, data: Path) -> None:
         self._decisions, self._waiting = data / FOLDER / "decisions.jsonl", data / FOLDER / "waiting.json"
         self._audited = data / FOLDER / "audited"
+
+    def read(self) -> Decisions:
+        """Return the decisions, to be asked about many things without reading the file for each.
+
+        Raises:
+            StateError: If the file is damaged.
+        """
+        return Decisions(self.decisions())
 
     def decisions(self) -> tuple[Decision, ...]:
         """Return all decisions, oldest first.
@@ -110,7 +134,7 @@ class Approvals:
 
     def verdict(self, subject: Subject) -> bool | None:
         """Return whether something was approved or denied; None if nobody has decided."""
-        return next((one.approved for one in reversed(self.decisions()) if one.subject.same(subject)), None)
+        return self.read().verdict(subject)
 
     def decide(self, subject: Subject, *, approved: bool, by: str, at: datetime, reason: str = "") -> None:
         """Put down a person's word.
@@ -167,13 +191,17 @@ class Approvals:
             with disk(self._waiting):
                 write_text(self._waiting, json.dumps([asdict(subject) for subject in found], indent=1))
 
-    def find(self, name: str) -> Subject:
-        """Return what a person means by KIND/ID: what waits, else what was decided on last.
+    def find(self, name: str, others: Iterable[Subject] = ()) -> Subject:
+        """Return what a person means by KIND/ID: what waits, else others, else what was decided on last.
+
+        Args:
+            name: The name.
+            others: What can be decided on though it does not wait.
 
         Raises:
             ConfigError: If nothing is known by that name.
         """
-        known = (*(one.subject for one in self.decisions()), *self.waiting())
+        known = (*(one.subject for one in self.decisions()), *others, *self.waiting())
         for subject in reversed(known):
             if str(subject) == name:
                 return subject

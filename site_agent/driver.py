@@ -77,6 +77,10 @@ class Agent:
         status = self._tools.status
         await self._tools.coordinator.reopen()
         status.write()
+        try:
+            await self._hands.clean()
+        except _TOLD as error:
+            self._trouble(error)
         stop = asyncio.create_task(until.wait())
         work = asyncio.create_task(self._work())
         renewal = keep_renewed(

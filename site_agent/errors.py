@@ -50,10 +50,11 @@ class RefusalError(AgentError):
         problem: What is wrong, in words that may leave the site.
         cause: Which kind it is.
         clause: Which clause of `security/SPEC.md` or key of the policy forbids it, for the site's own audit log.
+        remedy: What the site's people can do about it; stays at the site.
     """
 
-    def __init__(self, problem: str, *, cause: DeclineCause, clause: str = "") -> None:
-        super().__init__(problem)
+    def __init__(self, problem: str, *, cause: DeclineCause, clause: str = "", remedy: str | None = None) -> None:
+        super().__init__(problem, remedy=remedy)
         self.cause = cause
         self.clause = clause
 

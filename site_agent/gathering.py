@@ -38,6 +38,7 @@ from site_agent.transfers import Downloads
 from site_agent.workspace import Workspace
 
 _log = structlog.get_logger("site_agent.gathering")
+_LONG_S = 30 * 86400.0  # no round takes as long
 
 
 @dataclass(slots=True)
@@ -98,7 +99,9 @@ class Gatherer:
         ledger, round_id = self._tools.ledger, instruction.round
         if ledger.pending is not None:
             return Facts(pending=True)
-        self._tools.steps.destroy(lambda other: _over(other, instruction, ledger.made(other)))
+        self._tools.steps.destroy(
+            lambda other: _over(other, instruction, ledger.made(other), self.workspace(other.run).specification())
+        )
         if round_id is None:
             return Facts()
         made, space = ledger.made(round_id), self.workspace(round_id.run)
@@ -122,6 +125,17 @@ class Gatherer:
             uploaded=current.uploaded,
             kept=space.ending() is not None,
             left=self._left(round_id.run),
+        )
+
+    def clean(self) -> None:
+        """Destroy the secrets of rounds that nobody ends any more (SPEC 11.6): of runs that ended here, of long ago.
+
+        Raises:
+            StorageError: If the disk refuses.
+        """
+        keeper = self._tools.steps.keeper
+        self._tools.steps.destroy(
+            lambda other: self.workspace(other.run).ending() is not None or keeper.age_s(other) > _LONG_S
         )
 
     def give_up(self, run: str) -> None:
@@ -212,17 +226,19 @@ class Gatherer:
         """Say, here and to whoever asks, why the site does not take part."""
         cause, problem = error.cause, error.problem
         _log.error("declining the round", cause=cause.value, problem=problem, clause=error.clause or None)
-        self._tools.status.error(f"round declined ({cause.value}): {problem}")
+        self._tools.status.error(f"round declined ({cause.value}): {error}")
         details = {"cause": cause.value, "problem": problem, "clause": error.clause}
         self._tools.notes.note("round.declined", str(round_id or ""), "refused", **details)
         return Declined(cause=cause, problem=problem)
 
 
-def _over(other: RoundId, instruction: Instruction, made: Made) -> bool:
+def _over(other: RoundId, instruction: Instruction, made: Made, spec_sha256: str | None) -> bool:
     """Whether an attempt is over for this site, so that its secrets are to be destroyed (SPEC 11.6).
 
-    An instruction that names no round ends none: the coordinator may just have been started.
+    An instruction that names the attempt's run and no round ends none; one that names no run, or another, ends all.
     """
     if made.out or made.unmasked or isinstance(instruction.task, Finish):
         return True
-    return instruction.round is not None and instruction.round != other
+    if instruction.round is not None:
+        return instruction.round != other
+    return instruction.run_spec is None or instruction.run_spec.sha256 != spec_sha256

@@ -79,6 +79,14 @@ class Hands:
         if self._round.standing is False:
             self._round.standing, self._round.sought = None, 0
 
+    async def clean(self) -> None:
+        """Destroy what is left of rounds that are long over; once, at the start.
+
+        Raises:
+            StorageError: If the disk refuses.
+        """
+        await asyncio.to_thread(self._gatherer.clean)
+
     @property
     def waits_for_membership(self) -> bool:
         """Whether the site is not on the list."""

@@ -146,7 +146,7 @@ def _check_unspent(known: Knowledge, records: Records, spent: Spent) -> None:
         spent.check_round(where)
         spent.check_vector(where, known.result.manifest.vector.sha256)
     except SecurityError as error:
-        raise refusal(str(error).rstrip("."), clause="SPEC 11.5") from error
+        raise RefusalError(error.problem, cause=DeclineCause.POLICY, clause="SPEC 11.5", remedy=error.remedy) from error
 
 
 def _setting(task: Advertise, known: Knowledge, keys: Mapping[str, bytes]) -> Setting:

@@ -9,7 +9,7 @@ from security.membership import MembershipList
 from site_agent.approvals import Approvals, Subject
 from site_agent.policy_file import Policy
 from site_agent.ports import Notes
-from site_agent.run_checks import check_allowed, counted_of, members_of, waiting_for
+from site_agent.run_checks import check_allowed, check_members, counted_of, members_of, waiting_for
 
 
 @dataclass(slots=True)
@@ -36,6 +36,7 @@ class Rules:
         Raises:
             RefusalError: If it does not.
         """
+        check_members(spec, listed, self.approvals, self.site)
         counted = self.counted(listed)
         check_allowed(spec, self.policy, minimum=self.policy.minimum(listed), counted=counted, site=self.site)
 
@@ -58,7 +59,7 @@ class Rules:
     def seen(self, listed: MembershipList) -> None:
         """Put down which members of a list wait for a person."""
         members = members_of(listed, self.site) if self.policy.approval.members == "person" else ()
-        self._members = tuple(one for one in members if self.approvals.verdict(one) is None)
+        self._members = members
         self._put_down()
 
     def counted(self, listed: MembershipList) -> frozenset[str] | None:
@@ -66,7 +67,8 @@ class Rules:
         return counted_of(listed, self.policy, self.approvals, self.site)
 
     def _put_down(self) -> None:
-        self._members = tuple(one for one in self._members if self.approvals.verdict(one) is None)
+        decisions = self.approvals.read()
+        self._members = tuple(one for one in self._members if decisions.verdict(one) is None)
         self.approvals.wait_for((*self._members, *self._runs))
         for decision in self.approvals.unaudited():
             outcome = "approved" if decision.approved else "denied"

@@ -15,6 +15,7 @@ from security.membership import MembershipList
 from site_agent.approvals import Approvals, Kind, Subject, configuration_of
 from site_agent.errors import RefusalError
 from site_agent.policy_file import Policy
+from site_agent.secagg.knowledge import strangers
 
 
 def check_allowed(spec: RunSpec, policy: Policy, *, minimum: int, counted: frozenset[str] | None, site: str) -> None:
@@ -51,14 +52,14 @@ def waiting_for(spec: RunSpec, spec_sha256: str, policy: Policy, approvals: Appr
     """
     about = f"{spec.method.name}, {spec.plan.run.rounds} rounds, {len(spec.sites)} sites, {spec.aggregation}"
     digest = configuration_of(spec.plan)
-    subjects = []
+    decisions, subjects = approvals.read(), []
     if policy.approval.runs == "person":
         subjects.append(Subject(kind=Kind.RUN, id=spec.run_id, fingerprint=spec_sha256, about=about))
     if policy.approval.configurations == "person":
         subjects.append(Subject(kind=Kind.CONFIGURATION, id=digest, fingerprint=digest, about=about))
     waiting = []
     for subject in subjects:
-        verdict = approvals.verdict(subject)
+        verdict = decisions.verdict(subject)
         if verdict is False:
             key = "approval.runs" if subject.kind is Kind.RUN else "approval.configurations"
             raise _refusal(f"a person at the site denied this {subject.kind.value}", key)
@@ -80,14 +81,28 @@ def counted_of(listed: MembershipList, policy: Policy, approvals: Approvals, sit
     """Return the members that count, besides the site itself; None if the list is enough (SPEC 10.10)."""
     if policy.approval.members == "list":
         return None
-    return frozenset(one.id for one in members_of(listed, site) if approvals.verdict(one) is True)
+    decisions = approvals.read()
+    return frozenset(one.id for one in members_of(listed, site) if decisions.verdict(one) is True)
+
+
+def check_members(spec: RunSpec, listed: MembershipList, approvals: Approvals, site: str) -> None:
+    """Check that a run has no site that a person denied; a roster holds sites of the run only (SPEC 9.5).
+
+    Raises:
+        RefusalError: If it has one; the site's own people see which with `policy show`.
+    """
+    decisions = approvals.read()
+    if any(one.id in spec.sites and decisions.denied(one) for one in members_of(listed, site)):
+        raise _refusal("the run has a site that a person at this site denied", "approval.members")
 
 
 def _check_cohort(spec: RunSpec, policy: Policy, minimum: int, counted: frozenset[str] | None, site: str) -> None:
+    """Check the run against what the site is going to demand of its sums (SPEC 10.1)."""
     contributors = spec.plan.personalisation.min_contributors
-    if contributors < minimum:
+    demanded = minimum + strangers(spec.sites, counted, site)
+    if contributors < demanded:
         raise _refusal(
-            f"personalisation.min_contributors of the run is {contributors}, this site demands {minimum}",
+            f"personalisation.min_contributors of the run is {contributors}, this site demands {demanded}",
             "aggregation.minimum_cohort",
         )
     counting = sum(counted is None or one == site or one in counted for one in spec.sites)

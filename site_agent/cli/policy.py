@@ -82,7 +82,7 @@ def approve(name: _Name, config: ConfigFile = DEFAULT, reason: _Why = "") -> Non
 
 
 def deny(name: _Name, reason: _Because, config: ConfigFile = DEFAULT) -> None:
-    """Deny what waits, or what was approved before; the agent declines it.
+    """Deny what waits, what was approved before, or a member of the list; the agent declines every run with it.
 
     Example: fedmepd-agent policy deny member/hospital-x --reason "not under contract"
     """
@@ -113,7 +113,7 @@ def _decide(config: Path, name: str, reason: str, *, approved: bool) -> None:
     if len(reason) > _LONGEST_REASON:
         raise ConfigError(f"the reason has more than {_LONGEST_REASON} characters")
     approvals = _approvals(settings)
-    subject = approvals.find(name)
+    subject = approvals.find(name, _members(settings))
     approvals.decide(subject, approved=approved, by=getpass.getuser(), at=datetime.now(UTC), reason=reason)
     typer.echo(f"{'approved' if approved else 'denied'} {subject} ({subject.about}; {subject.fingerprint[:16]})")
 
@@ -136,6 +136,13 @@ def _found(config: Config) -> dict[str, Any]:
             for one in approvals.decisions()
         ],
     }
+
+
+def _members(config: Config) -> tuple[Subject, ...]:
+    from site_agent.run_checks import members_of
+
+    listed = _listed(config)
+    return () if listed is None else members_of(listed, "")
 
 
 def _listed(config: Config) -> MembershipList | None:

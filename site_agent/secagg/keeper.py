@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,13 @@ class Keeper:
             if found := _ATTEMPT.fullmatch(folder.name):
                 yield RoundId(run=folder.parent.name, round_number=int(found[1]), attempt=int(found[2]))
 
+    def age_s(self, round_id: RoundId) -> float:
+        """Return how long ago something of an attempt was written; 0 if nothing is kept of it."""
+        try:
+            return time.time() - self._folder(round_id).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     def destroy(self, round_id: RoundId) -> None:
         """Destroy the key of an attempt, then what it sealed, then the masked vector; can be repeated.
 
@@ -103,6 +111,9 @@ class Keeper:
                 path.unlink(missing_ok=True)
             folder.rmdir()
             sync_folder(folder.parent)
+            if not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
+                sync_folder(self._root)
 
     def _folder(self, round_id: RoundId) -> Path:
         return self._root / round_id.run / f"{round_id.round_number:06d}-{round_id.attempt:04d}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -68,5 +68,10 @@ class Knowledge:
         Raises:
             SmallCohortError: If so many sites cannot be demanded.
         """
-        strangers = 0 if self.counted is None else len(set(roster) - self.counted - {self.site})
-        return Demands(minimum=self.minimum + strangers, colluders=self.colluders + strangers)
+        more = strangers(roster, self.counted, self.site)
+        return Demands(minimum=self.minimum + more, colluders=self.colluders + more)
+
+
+def strangers(sites: Iterable[str], counted: frozenset[str] | None, own: str) -> int:
+    """Return how many of some sites, beside our own, nobody here approved; 0 if `counted` is None."""
+    return 0 if counted is None else len(set(sites) - counted - {own})

@@ -230,7 +230,7 @@ def _refusing(clause: str) -> Iterator[None]:
         yield
     except SecureAggregationError as error:
         own = _OWN_CLAUSES.get(type(error), clause)
-        raise RefusalError(str(error).rstrip("."), cause=DeclineCause.POLICY, clause=own) from error
+        raise RefusalError(error.problem, cause=DeclineCause.POLICY, clause=own, remedy=error.remedy) from error
 
 
 def _lost() -> RefusalError:

@@ -19,7 +19,7 @@ from site_agent.doctor.policy import examine_policy
 from site_agent.errors import ConfigError, RefusalError, StateError
 from site_agent.policy_file import Policy
 from site_agent.rules import Rules
-from site_agent.run_checks import check_allowed
+from site_agent.run_checks import check_allowed, members_of
 from tests.site_agent.agent_at_hand import Noted, config_of
 from tests.site_agent.secure_cohort import OWN, Cohort, plan_of
 
@@ -141,8 +141,10 @@ AGREED = policy(aggregation={"minimum_cohort": 3})
         (AGREED, {"least": 3}, None),
         (policy(aggregation={"assumed_colluders": 3}), {}, None),
         (policy(aggregation={"assumed_colluders": 4}), {}, "aggregation.minimum_cohort"),
-        (Policy(), {"counted": frozenset("bcd")}, None),
-        (Policy(), {"counted": frozenset("bc")}, "aggregation.minimum_cohort"),
+        (Policy(), {"counted": frozenset("bcde")}, None),
+        (Policy(), {"counted": frozenset("bcd"), "least": 5}, None),
+        (Policy(), {"counted": frozenset("bcd")}, "aggregation.minimum_cohort"),
+        (Policy(), {"counted": frozenset("bc"), "least": 6}, "aggregation.minimum_cohort"),
         (policy(allow={"runs": ["brats-*"]}), {"run": "brats-1"}, None),
         (policy(allow={"runs": ["brats-*"]}), {}, "allow.runs"),
         (policy(allow={"runs": []}), {}, "allow.runs"),
@@ -223,21 +225,65 @@ def test_what_a_person_denies_is_refused_and_what_is_approved_after_that_is_not(
 
 def test_members_count_once_a_person_has_approved_their_key(tmp_path):
     cohort = Cohort(tmp_path / "c")
-    rules = rules_of(tmp_path, members="person")
+    rules, spec = rules_of(tmp_path, members="person"), make_spec(plan_of(min_contributors=8), run_id="r", sites=OWN)
     rules.seen(cohort.listed)
     assert [str(one) for one in rules.approvals.waiting()] == ["member/b", "member/c", "member/d", "member/e"]
     assert rules.counted(cohort.listed) == frozenset()
     with pytest.raises(RefusalError, match="1 sites that count"):
-        rules.check(make_spec(plan_of(min_contributors=4), run_id="r", sites=OWN), cohort.listed)
+        rules.check(spec, cohort.listed)
     for site in "bcd":
         rules.approvals.decide(rules.approvals.find(f"member/{site}"), approved=True, by="kim", at=NOW)
-    rules.approvals.decide(rules.approvals.find("member/e"), approved=False, by="kim", at=NOW)
     assert rules.counted(cohort.listed) == frozenset("bcd")
-    rules.check(make_spec(plan_of(min_contributors=4), run_id="r", sites=OWN), cohort.listed)
+    rules.check(spec, cohort.listed)
     rules.seen(cohort.listed)
-    assert rules.approvals.waiting() == ()
+    assert [str(one) for one in rules.approvals.waiting()] == ["member/e"]
     with_new_key = Cohort(tmp_path / "again").listed
     assert rules.counted(with_new_key) == frozenset(), "another key is another member"
+
+
+@pytest.mark.parametrize("members", ["list", "person"])
+@pytest.mark.parametrize("aggregation", ["secure", "plain"])
+def test_a_run_with_a_member_that_was_denied_is_refused_in_every_mode(tmp_path, members, aggregation):
+    listed, approvals = Cohort(tmp_path / "c").listed, Approvals(tmp_path)
+    subjects = members_of(listed, "a")
+    found = policy(approval={"members": members}, aggregation={"plain": True})
+    rules = Rules(policy=found, approvals=approvals, site="a", notes=Noted())
+    for subject in subjects:
+        approvals.decide(subject, approved=True, by="kim", at=NOW)
+    spec = make_spec(plan_of(min_contributors=4), run_id="r", sites=OWN, aggregation=aggregation)
+    rules.check(spec, listed)
+    approvals.decide(approvals.find("member/e"), approved=False, by="kim", at=NOW, reason="no contract")
+    with pytest.raises(RefusalError, match="a person at this site denied") as caught:
+        rules.check(spec, listed)
+    assert caught.value.clause == "policy approval.members"
+    assert "member/e" not in caught.value.problem, "which one stays at the site"
+    rules.check(make_spec(plan_of(min_contributors=4), run_id="r", sites=FOUR, aggregation=aggregation), listed)
+    approvals.decide(approvals.find("member/e"), approved=True, by="kim", at=NOW)
+    rules.check(spec, listed)
+
+
+def test_a_denied_member_stays_denied_under_another_key(tmp_path):
+    rules = rules_of(tmp_path)
+    rules.approvals.decide(members_of(Cohort(tmp_path / "c").listed, "a")[-1], approved=False, by="kim", at=NOW)
+    with pytest.raises(RefusalError, match="denied"):
+        rules.check(make_spec(plan_of(min_contributors=4), run_id="r", sites=OWN), Cohort(tmp_path / "d").listed)
+
+
+def test_a_member_can_be_denied_where_the_list_is_enough_and_nothing_waits(capsys, file, tmp_path, monkeypatch):
+    listed = Cohort(tmp_path / "c").listed
+    monkeypatch.setattr("site_agent.cli.policy._listed", lambda _: listed)
+    code, out, _ = call(capsys, "policy", "deny", "member/e", "--reason", "no contract", "--config", file)
+    assert (code, "denied member/e" in out) == (0, True)
+    (decision,) = Approvals(tmp_path / "data").decisions()
+    assert decision.subject.fingerprint == listed.members[-1].identity_key.hex()
+
+
+def test_decisions_are_read_once_however_many_members_there_are(tmp_path, monkeypatch):
+    listed, rules, reads = Cohort(tmp_path / "c").listed, rules_of(tmp_path, members="person"), []
+    read = Approvals.decisions
+    monkeypatch.setattr(Approvals, "decisions", lambda found: reads.append(1) or read(found))
+    rules.counted(listed)
+    assert len(reads) == 1
 
 
 def test_where_the_list_is_enough_everybody_counts_and_nothing_waits(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -31,8 +33,11 @@ from protos.terms import (
     Train,
     Trained,
     Unmasked,
+    Wait,
 )
 from site_agent.policy_file import Policy
+from site_agent.secagg.keeper import Keeper
+from site_agent.workspace import Ending, Workspace
 from tests.site_agent.agent_at_hand import IdleTrainer, build_agent, until_true
 from tests.site_agent.secure_cohort import NOW, OWN, ROUND, Cohort, Played, sum_of
 from tests.site_agent.test_driver import Script, tools_of
@@ -121,6 +126,29 @@ class Hospital:
         self.last_tools = asyncio.run(whole())
         return self.script.bodies(kind)[-1]
 
+    @property
+    def keeper(self):
+        return Keeper(self.folder / "a")
+
+    def wait(self, run_spec):
+        """Start an agent that is told to wait, without a round, and end it when it waits."""
+
+        async def whole():
+            self.script.changed = asyncio.Event()
+            tools, stop = self.tools(), asyncio.Event()
+            self.script.say(
+                Instruction(revision=7, round=None, run_spec=run_spec, seconds_left=0.0, task=Wait(reason="wait"))
+            )
+            running = asyncio.create_task(build_agent(tools, until_finished=False).run(stop))
+            try:
+                async with asyncio.timeout(LIMIT_S):
+                    await until_true(lambda: tools.status.now.waiting == "wait")
+            finally:
+                stop.set()
+                await running
+
+        asyncio.run(whole())
+
     def play(self):
         """Play a round in which everybody takes part."""
         played = self.played
@@ -205,6 +233,50 @@ def test_secrets_of_a_round_that_is_over_are_destroyed(tmp_path, what):
     assert list(hospital.last_tools.steps.keeper.attempts()) == []
 
 
+def advertised(tmp_path):
+    """Return a hospital that holds the secrets of a round."""
+    hospital = Hospital(tmp_path)
+    hospital.until(Prepared, hospital.train)
+    hospital.until(Advertised, hospital.played.task)
+    assert list(hospital.keeper.attempts()) == [ROUND]
+    return hospital
+
+
+def test_secrets_are_destroyed_when_there_is_no_run_for_the_site_any_more(tmp_path):
+    hospital = advertised(tmp_path)
+    hospital.wait(run_spec=None)
+    assert list(hospital.keeper.attempts()) == []
+    assert list((tmp_path / "a" / "secagg").iterdir()) == [], "nor an empty folder"
+
+
+def test_secrets_are_destroyed_when_another_run_is_being_prepared(tmp_path):
+    hospital = advertised(tmp_path)
+    hospital.wait(run_spec=ref_of(b"another"))
+    assert list(hospital.keeper.attempts()) == []
+
+
+def test_secrets_are_kept_while_their_run_waits_between_rounds(tmp_path):
+    hospital = advertised(tmp_path)
+    hospital.wait(run_spec=hospital.spec)
+    assert list(hospital.keeper.attempts()) == [ROUND]
+
+
+@pytest.mark.parametrize(("days", "kept"), [(29, [ROUND]), (31, [])])
+def test_secrets_of_long_ago_are_destroyed_at_the_start_whatever_the_coordinator_says(tmp_path, days, kept):
+    hospital = advertised(tmp_path)
+    long_ago = time.time() - days * 86400
+    os.utime(tmp_path / "a" / "secagg" / "r" / "000001-0001", (long_ago, long_ago))
+    hospital.wait(run_spec=hospital.spec)
+    assert list(hospital.keeper.attempts()) == kept
+
+
+def test_secrets_of_a_run_that_ended_here_are_destroyed_at_the_start(tmp_path):
+    hospital = advertised(tmp_path)
+    Workspace(tmp_path / "a", "r").keep_ending(Ending(completed=True, failure="", run_dir="x"))
+    hospital.wait(run_spec=hospital.spec)
+    assert list(hospital.keeper.attempts()) == []
+
+
 def test_a_newer_membership_list_is_fetched_when_a_round_goes_by_it(tmp_path):
     hospital = Hospital(tmp_path)
     hospital.until(Prepared, hospital.train)
@@ -228,6 +300,17 @@ def test_counts_that_the_coordinator_inflates_are_declined(tmp_path):
     segments = tuple(replace(one, least_open=6) for one in hospital.played.task.segments)
     declined = hospital.until(Declined, hospital.cohort.advertise(ROUND, segments=segments))
     assert "its counts say 5" in declined.problem
+
+
+def test_remedies_for_the_sites_people_stay_at_the_site(tmp_path):
+    hospital = Hospital(tmp_path)
+    played = hospital.played
+    hospital.until(Prepared, hospital.train)
+    played.advertise(OTHERS).advertised["a"] = hospital.until(Advertised, played.task)
+    played.advertised["b"] = replace(played.advertised["b"], signature=bytes(64))
+    declined = hospital.until(Declined, played.share_task)
+    assert declined.problem == "the keys of b are not signed by its identity key over this round"
+    assert "tell the consortium" in hospital.last_tools.status.now.last_error
 
 
 def test_by_default_three_sites_are_too_few_for_filters(tmp_path):
