@@ -27,6 +27,7 @@ from coordinator.driver import Driver
 from coordinator.errors import ConflictError, CoordinatorError, NotFoundError
 from coordinator.garbage import garbage_of
 from coordinator.journal import record
+from coordinator.persistence import persist
 from coordinator.ports import BlobStore, Lead, LeadError, LeadFiles, Members, Store, Summation
 from coordinator.records import RunRow
 from coordinator.settling import settle
@@ -37,7 +38,7 @@ from fedmepd.layout import Layout
 from fedmepd.layout_json import layout_from_json
 from fedmepd.plan import parse_plan
 from fedmepd.runspec import RunSpec, make_spec, spec_from_dict
-from protos.terms import Activity
+from protos.terms import Activity, Phase
 from security.errors import OpeningError, SecurityError
 
 _log = structlog.get_logger("coordinator.runs")
@@ -259,7 +260,9 @@ class Runs:
 
     async def _sum(self, state: RunState, board: Board, effect: ev.SumInputs) -> None:
         try:
-            event = await self._summed(state, board, effect)
+            event = await persist(
+                lambda: self._summed(state, board, effect), wanted=lambda: self._is_summing(effect), what="the sum"
+            )
         except UnfitInputError as error:
             event = ev.SumRefused(round=effect.round, site=error.site, reason=str(error))
         except Exception as error:  # noqa: BLE001  the round ends, the service does not
@@ -273,14 +276,12 @@ class Runs:
         layout, spec = await self.layout(), await self._spec(state)
         total = await asyncio.to_thread(self._summing.total, state, board, spec, layout, effect)
         ref = await asyncio.to_thread(self._files.take, total.path)
-        return ev.Summed(
-            round=effect.round,
-            sum=ref,
-            contributors=total.contributors,
-            sites=effect.sites,
-            closed=total.closed,
-            liars=total.liars,
-        )
+        return total.told(effect, ref)
+
+    def _is_summing(self, effect: ev.SumInputs) -> bool:
+        """Whether the run still waits for a sum."""
+        current = None if self.driver.state is None else self.driver.state.round
+        return current is not None and current.id == effect.round and current.phase is Phase.AGGREGATING
 
     def _is_latest(self, state: RunState) -> bool:
         """Whether no other run was started meanwhile, which must not get this one's events."""

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from coordinator.board import Board
 from coordinator.clear_sum import UnfitInputError
-from coordinator.events import SumInputs
+from coordinator.events import Summed, SumInputs
 from coordinator.ports import BlobStore, Input, Store, Summation
 from coordinator.secure_round import keys_of, setting_for, transcript_of
 from coordinator.secure_sum import SecureSummation
 from coordinator.state import RunState
 from fedmepd.layout import Layout
 from fedmepd.runspec import RunSpec
+from protos.terms import ArtefactRef
 from security.secagg import Opening, recover
 
 
@@ -37,6 +38,17 @@ class Total:
     contributors: Mapping[str, int]
     closed: Mapping[str, str]
     liars: tuple[str, ...] = ()
+
+    def told(self, effect: SumInputs, ref: ArtefactRef) -> Summed:
+        """Return what the session is told of it."""
+        return Summed(
+            round=effect.round,
+            sum=ref,
+            contributors=self.contributors,
+            sites=effect.sites,
+            closed=self.closed,
+            liars=self.liars,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

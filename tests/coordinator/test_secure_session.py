@@ -162,6 +162,7 @@ def test_a_site_whose_secrets_cannot_be_recovered_is_in_no_further_round() -> No
     scene = secure_run(rounds=3)
     scene.to(Phase.AGGREGATING)
     scene.tell(ev.SumFailed(round=scene.id, reason="the seed of f cannot be recovered", sites=("f",)))
+    scene.take(ev.SumInputs)
     (note,) = scene.notes("site.suspended")
     assert (note.subject, note.details["reason"]) == ("f", "the seed of f cannot be recovered")
     scene.publish(1)

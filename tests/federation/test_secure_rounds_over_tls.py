@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from grpc import aio
 
-from coordinator.errors import ConfigError
+from coordinator import persistence
+from coordinator.errors import ConfigError, StorageError
 from coordinator.server import Coordinator
 from coordinator.state import RunStatus
+from coordinator.summing import Summing
 from fedmepd.aggregation import Accumulator
 from fedmepd.artefacts import dump_sum, parse_contribution
 from protos.terms import (
@@ -175,6 +178,29 @@ def test_an_input_that_is_no_contribution_fails_the_round_and_the_next_one_has_a
         assert stage.made.runs.state(None).reason == "1 rounds failed on the way"
 
     play(tmp_path, scene)
+
+
+def test_storage_that_fails_while_the_sum_is_made_costs_no_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(persistence, "_FIRST_S", 0.01)
+    total, faults = Summing.total, [StorageError("the object store is away"), OSError(28, "no space left")]
+
+    def failing(self: Summing, *args: Any) -> object:
+        if faults:
+            raise faults.pop()
+        return total(self, *args)
+
+    monkeypatch.setattr(Summing, "total", failing)
+
+    async def scene(stage: Play) -> None:
+        await stage.start()
+        assert await stage.all_take_part() is RunStatus.COMPLETED
+        assert stage.lead.sums == [stage.clear_sum(SITES)]
+        assert await stage.notes("round.fail") == []
+
+    play(tmp_path, scene)
+    assert faults == []
 
 
 def test_a_restart_after_every_step_loses_nothing(tmp_path: Path) -> None:
