@@ -107,17 +107,17 @@ def test_a_bundle_that_one_site_cannot_open_costs_nothing(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("content", [noise, malformed_shares], ids=["noise", "malformed shares"])
 def test_a_bundle_that_nobody_can_open_fails_the_round_and_names_its_sender(tmp_path: Path, content: object) -> None:
-    """Nobody knows its seed, and its input is in the sum: the round is lost, and the next one is as it should be."""
+    """Nobody knows its seed, and its input is in the sum: the round is lost, and the run goes on without it."""
 
     async def scene(stage: Play) -> None:
         await stage.start(rounds=2)
-        bad = cheat(stage, "d", shared=to_all(content))
+        cheat(stage, "d", shared=to_all(content))
         await stage_through(stage)
-        bad.says = {}
         assert await stage.all_take_part() is RunStatus.COMPLETED
         ((_, _, details),) = await stage.notes("round.fail")
         assert "the seed of d for segment common has 1 shares, 4 are needed" in details["reason"]
-        assert stage.lead.sums == [stage.clear_sum(SITES, 2)]
+        assert stage.lead.sums == [stage.clear_sum("abce", 2)]
+        assert [subject for subject, _, _ in await stage.notes("site.suspended")] == ["d"]
 
     play(tmp_path, scene)
 
@@ -131,16 +131,16 @@ def test_another_site_s_bundle_under_one_s_own_name_opens_for_nobody(tmp_path: P
         await stage.sites["b"].after(Share)
         copied = {one.site: one.sealed for one in stage.made.runs.driver.board.shared("b").shares}
         copied["b"] = copied.pop("d")
-        bad = cheat_with_state(stage, "d", shared=to_all(lambda _site, one: copied[one.site]))
+        cheat_with_state(stage, "d", shared=to_all(lambda _site, one: copied[one.site]))
         await asyncio.gather(*(stage.sites[name].after(Share) for name in "acde"))
         for kind in (Mask, Confirm, Unmask):
             await asyncio.gather(*(site.after(kind) for site in stage.sites.values()))
         assert all("d" not in stage.sites[name].state.shares for name in "abce")
-        bad.says = {}
         assert await stage.all_take_part() is RunStatus.COMPLETED
         ((_, _, details),) = await stage.notes("round.fail")
         assert "the seed of d for segment common has 1 shares" in details["reason"]
-        assert stage.lead.sums == [stage.clear_sum(SITES, 2)]
+        assert stage.lead.sums == [stage.clear_sum("abce", 2)]
+        assert [subject for subject, _, _ in await stage.notes("site.suspended")] == ["d"]
 
     play(tmp_path, scene)
 
@@ -188,13 +188,13 @@ def test_a_malformed_bundle_is_refused_and_its_sender_is_out(tmp_path: Path, say
 def test_commitments_to_other_seeds_fail_the_round_and_name_their_sender(tmp_path: Path) -> None:
     async def scene(stage: Play) -> None:
         await stage.start(rounds=2)
-        bad = cheat(stage, "d", shared=lambda _, made: replace(made, commitments=(b"\1" * 32,) * 4))
+        cheat(stage, "d", shared=lambda _, made: replace(made, commitments=(b"\1" * 32,) * 4))
         await stage_through(stage)
-        bad.says = {}
         assert await stage.all_take_part() is RunStatus.COMPLETED
         ((_, _, details),) = await stage.notes("round.fail")
         assert "the seed of d for segment common cannot be recovered" in details["reason"]
-        assert stage.lead.sums == [stage.clear_sum(SITES, 2)]
+        assert stage.lead.sums == [stage.clear_sum("abce", 2)]
+        assert [subject for subject, _, _ in await stage.notes("site.suspended")] == ["d"]
 
     play(tmp_path, scene)
 
@@ -232,20 +232,31 @@ def test_a_malformed_answer_is_refused_and_the_others_open_the_sum(tmp_path: Pat
     play(tmp_path, scene)
 
 
+def test_a_liar_is_named_and_costs_nothing(tmp_path: Path) -> None:
+    async def scene(stage: Play) -> None:
+        await stage.start()
+        stage.sites["d"].lies = True
+        assert await stage.all_take_part() is RunStatus.COMPLETED
+        assert stage.lead.sums == [stage.clear_sum(SITES)]
+        assert [subject for subject, _, _ in await stage.notes("site.lied")] == ["d"]
+        assert await stage.notes("site.suspended") == []
+
+    play(tmp_path, scene)
+
+
 def test_more_liars_than_the_threshold_allows_fail_the_round(tmp_path: Path) -> None:
-    """Five sites need four true shares; two lie, and which two cannot be told."""
+    """Five sites need four true shares; two lie, and nobody can tell which two: nothing is opened."""
 
     async def scene(stage: Play) -> None:
-        await stage.start(rounds=2)
+        await stage.start()
         for name in "de":
             stage.sites[name].lies = True
         await stage_through(stage)
-        for name in "de":
-            stage.sites[name].lies = False
-        assert await stage.all_take_part() is RunStatus.COMPLETED
-        ((_, _, details),) = await stage.notes("round.fail")
-        assert "cannot be recovered: sites answered with wrong shares" in details["reason"]
-        assert stage.lead.sums == [stage.clear_sum(SITES, 2)]
+        assert await stage.over() is not RunStatus.RUNNING
+        (failed, *_) = await stage.notes("round.fail")
+        assert "cannot be recovered: wrong shares were dealt or answered" in failed[2]["reason"]
+        assert stage.lead.sums == []
+        assert await stage.notes("site.lied") == [], "nobody is accused of what others may have done"
 
     play(tmp_path, scene)
 

@@ -75,7 +75,14 @@ def test_a_cohort_that_is_shrunk_below_what_a_site_demands_gets_no_shares(tmp_pa
     victim = Victim(tmp_path, Policy.model_validate({"aggregation": {"minimum_cohort": 3, "assumed_colluders": 2}}))
     task = victim.up_to("share").share_task
     few = Share(keys=tuple(one for one in task.keys if one.site in "abc"))
-    victim.assert_refused(few, "SPEC 10.10", "two beside 2 colluders")
+    victim.assert_refused(few, "SPEC 10.10", "too few if 2 collude, as a assumes")
+
+
+def test_colluders_that_could_sign_two_sets_of_survivors_get_no_shares(tmp_path):
+    """With three of five, each of two honest sites makes four signatures: one gives a seed, the other a mask key."""
+    victim = Victim(tmp_path, Policy.model_validate({"aggregation": {"minimum_cohort": 3, "assumed_colluders": 3}}))
+    task = victim.up_to("share").share_task
+    victim.assert_refused(task, "SPEC 10.10", "too few if 3 collude, as a assumes")
 
 
 def test_another_set_of_keys_in_the_same_attempt_is_declined(victim):
@@ -228,7 +235,7 @@ def test_a_stranger_in_the_roster_raises_what_a_site_demands(tmp_path):
     policy = {"aggregation": {"minimum_cohort": 3}, "approval": {"members": "person"}}
     victim = Victim(tmp_path, Policy.model_validate(policy))
     said = victim.tell(victim.train)
-    assert "1 sites that count at this site, 3 are demanded" in said[0].problem
+    assert "min_contributors of the run is 3, this site demands 7" in said[0].problem, "four strangers"
 
 
 def test_shares_are_asked_for_again_as_they_were_and_given_byte_by_byte(victim):
