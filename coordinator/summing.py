@@ -12,7 +12,7 @@ from pathlib import Path
 
 from coordinator.board import Board
 from coordinator.clear_sum import UnfitInputError
-from coordinator.events import Summed, SumInputs
+from coordinator.events import SumInputs, Summed
 from coordinator.ports import BlobStore, Input, Store, Summation
 from coordinator.secure_round import keys_of, setting_for, transcript_of
 from coordinator.secure_sum import SecureSummation

@@ -7,7 +7,7 @@ from dataclasses import replace
 from coordinator import events as ev
 from coordinator.session import rounds, secure
 from coordinator.session.turn import Answer, Turn, missing
-from coordinator.state import SiteStatus
+from coordinator.state import Participant, SiteStatus
 from protos.terms import Phase
 from security.secagg import LEAST_COHORT
 
@@ -51,7 +51,7 @@ def tick(turn: Turn, event: ev.Tick) -> None:
                 turn.put_site(replace(known, status=SiteStatus.TRAINING, reason=""))
         elif turn.now - began > limit:
             turn.out(known.site, SiteStatus.LATE, f"not ready after {limit:.0f} s")
-            _set_pace(turn, known.site, limit)  # so that a site that became slower gets longer next time
+            _give_longer(turn, known, limit)
         elif silent > policy.absent_s and turn.now - began >= policy.grace_s:
             turn.out(known.site, SiteStatus.ABSENT, f"silent for {silent:.0f} s")
     close(turn)
@@ -79,6 +79,14 @@ def close(turn: Turn) -> None:
     if len(ready) + len(absent) >= needed and age <= patience:
         return  # they may come back
     rounds.fail(turn, f"{len(ready)} sites were ready, {needed} are needed ({missing(current)})")
+
+
+def _give_longer(turn: Turn, known: Participant, limit: float) -> None:
+    """Give a site that became slower longer next time, but never longer than one whose pace is not known."""
+    usual = turn.state.pace.get(known.site)
+    if known.status is SiteStatus.TRAINING and usual is not None:
+        most = max(usual, turn.state.policy.first_deadline_s / turn.state.policy.deadline_factor)
+        _set_pace(turn, known.site, min(limit, most))
 
 
 def _set_pace(turn: Turn, site: str, seconds: float) -> None:

@@ -125,6 +125,40 @@ def test_a_slow_site_gets_a_deadline_of_its_own_pace() -> None:
     assert phase(scene) is Phase.MASKED
 
 
+def test_a_site_that_never_answers_in_time_does_not_hold_up_rounds_for_longer_and_longer() -> None:
+    scene = started(rounds=9)
+    scene.train(*SITES)
+    scene.submit(*SITES)
+    scene.add_up()
+    scene.publish(1)
+    waited = []
+    for number in range(2, 7):
+        began = scene.now
+        scene.train("a", "b")
+        scene.tell(ev.SiteAccepted(site="c", round=scene.id))
+        while phase(scene) is Phase.TRAINING:
+            scene.tick(5)
+        waited.append(scene.now - began)
+        assert scene.status("c") == "late"
+        scene.submit("a", "b")
+        scene.add_up()
+        scene.publish(number)
+    assert waited[0] < waited[1], "a site that became slower gets longer"
+    assert max(waited) <= POLICY.first_deadline_s + 5
+
+
+def test_a_site_that_never_begins_has_no_pace() -> None:
+    scene = started(rounds=4)
+    for number in (1, 2):
+        scene.train("a", "b")
+        scene.tick(POLICY.first_deadline_s + 1)
+        assert scene.status("c") == "late"
+        assert "c" not in scene.state.pace
+        scene.submit("a", "b")
+        scene.add_up()
+        scene.publish(number)
+
+
 def test_a_late_site_joins_the_next_round() -> None:
     scene = started()
     scene.train("a", "b")
@@ -363,14 +397,6 @@ def test_a_site_that_was_silent_is_back_when_it_is_heard_of_again() -> None:
     assert scene.status("c") == "absent"
     scene.tick(1)
     assert scene.status("c") == "training"
-
-
-def test_a_site_that_became_slower_gets_longer_next_time() -> None:
-    scene = started(rounds=4)
-    scene.train("a", "b")
-    scene.tick(POLICY.first_deadline_s + 1)
-    assert scene.status("c") == "late"
-    assert scene.state.pace["c"] == POLICY.first_deadline_s
 
 
 def test_work_of_an_earlier_attempt_does_not_count_as_pace() -> None:
