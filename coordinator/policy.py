@@ -27,6 +27,12 @@ class Policy(BaseModel):
     deadline_factor: float = Field(3.0, ge=1, description="a site's deadline, in multiples of its usual time")
     stall_s: float = Field(600.0, gt=0, description="an upload without progress for so long is given up")
     step_s: float = Field(120.0, gt=0, description="a site that takes longer for a step of secure aggregation is out")
+    step_grace_s: float = Field(
+        10.0, ge=0, description="and in the last two steps also who is later than this after enough others answered"
+    )
+    least_upload_bytes_per_s: float = Field(
+        16384.0, gt=0, description="an upload may take its size at this rate, and stall_s more, however it goes on"
+    )
     retries: int = Field(1, ge=0, description="further attempts at a round that failed")
     failed_rounds: int = Field(3, ge=1, description="consecutive failed rounds that end the run")
     keep_models: int = Field(3, ge=1, description="latest model versions whose files are kept")
@@ -41,6 +47,10 @@ class Policy(BaseModel):
         if usual_s is None:
             return self.first_deadline_s
         return max(self.least_deadline_s, self.deadline_factor * usual_s)
+
+    def upload_limit(self, size: int) -> float:
+        """Return how long an upload of so many bytes may take in all."""
+        return self.stall_s + size / self.least_upload_bytes_per_s
 
     def keeps(self, round_number: int, latest: int) -> bool:
         """Whether the model file of a round is kept once `latest` is published."""

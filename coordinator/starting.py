@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from coordinator.errors import ConfigError
 from coordinator.policy import Policy
 from fedmepd.layout import COMMON
-from fedmepd.runspec import RunSpec
+from fedmepd.runspec import RunSpec, contributes_all
 from security.membership import MembershipList
 from security.secagg import LEAST_COHORT, is_member
 
@@ -132,4 +132,6 @@ def _segment(spec: RunSpec, name: str, minimum: int) -> SegmentOutlook:
     sites = len(spec.sites)
     owners, threshold = sum(is_member(own, name) for own in spec.sites.values()), 2 * sites // 3 + 1
     tolerated = min(sites - threshold, owners - minimum) if owners >= minimum else -1
+    if name == COMMON and not contributes_all(spec.plan):  # its filters close before the segment would
+        tolerated = min(tolerated, spec.plan.personalisation.tolerated_dropouts)
     return SegmentOutlook(segment=name, owners=owners, minimum=minimum, threshold=threshold, tolerated=tolerated)

@@ -118,6 +118,7 @@ class RoundState:
         shared: U2.
         survivors: U3: sites whose masked input is in the sum, whatever becomes of them afterwards.
         confirmed: Sites whose signature the others are shown.
+        enough_at: When enough sites had answered in the phase; 0 before.
         spent: Whether sites may have sent masked input: no other attempt may ask for it (SPEC 11.5).
         sum: The sum of the inputs, once there is one.
         contributors: Sites in it, per segment.
@@ -138,6 +139,7 @@ class RoundState:
     shared: tuple[str, ...] = ()
     survivors: tuple[str, ...] = ()
     confirmed: tuple[str, ...] = ()
+    enough_at: float = 0.0
     spent: bool = False
     sum: ArtefactRef | None = None
     contributors: dict[str, int] = field(default_factory=dict)
@@ -177,7 +179,7 @@ class RoundState:
     def enter(self, phase: Phase, now: float) -> RoundState:
         """Return the state in another phase."""
         durations = {**self.durations, int(self.phase): now - self.phase_began}
-        return replace(self, phase=phase, phase_began=now, durations=durations)
+        return replace(self, phase=phase, phase_began=now, durations=durations, enough_at=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

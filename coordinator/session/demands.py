@@ -45,6 +45,22 @@ def check_segment(turn: Turn, segment: str, sites: Sequence[str]) -> None:
     )
 
 
+def closed_by_demands(turn: Turn, sites: Sequence[str]) -> Mapping[str, tuple[str, str]]:
+    """Return, by segment that stays closed, the site that demands more than the signed list does, and the reason.
+
+    A segment that would be closed by the list's minimum alone is not named: its run was warned of it when it began.
+    """
+    terms, found = turn.round.terms, {}
+    for segment in () if terms is None else terms.task.segments:
+        owners = [site for site in sites if is_member(turn.state.sites[site], segment.name)]
+        try:
+            check_segment(turn, segment.name, sites)
+        except SmallCohortError as error:
+            if error.sites and terms is not None and len(owners) >= terms.minimum_cohort:
+                found[segment.name] = (error.sites[0], error.problem)
+    return found
+
+
 def _counts(turn: Turn, segment: str) -> tuple[int, tuple[str, ...]]:
     """Return the smallest open count of a segment and who contributed to it before; none before terms are settled."""
     terms, owned = turn.round.terms, turn.state.sites

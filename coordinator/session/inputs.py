@@ -25,13 +25,16 @@ def submitted(turn: Turn, event: ev.SiteSubmitted) -> None:
 
 
 def tick(turn: Turn, event: ev.Tick) -> None:
-    """Name the sites whose upload stands still; a link may be down for as long."""
+    """Name the sites whose upload stands still, or goes on too slowly to be waited for."""
     policy, began = turn.state.policy, max(turn.round.phase_began, event.since)
     waiting = AWAITED[Phase.MASKED] if turn.state.secure else (SiteStatus.READY,)
-    for site in turn.round.sites(*waiting):
-        stalled = turn.now - max(event.progress.get(site, 0.0), began)
+    for known in [one for one in turn.round.participants if one.status in waiting]:
+        stalled = turn.now - max(event.progress.get(known.site, 0.0), began)
+        limit = policy.upload_limit(0 if known.manifest is None else known.manifest.vector.size)
         if stalled > policy.stall_s:
-            turn.out(site, SiteStatus.LATE, f"no progress of its upload for {stalled:.0f} s")
+            turn.out(known.site, SiteStatus.LATE, f"no progress of its upload for {stalled:.0f} s")
+        elif turn.now - began > limit:
+            turn.out(known.site, SiteStatus.LATE, f"its upload was not whole after {limit:.0f} s")
     close(turn)
 
 

@@ -18,6 +18,8 @@ from protos.terms import Phase
 from security.errors import SmallCohortError
 from security.secagg import LEAST_COHORT
 
+_ENOUGH = (Phase.CONSISTENCY, Phase.UNMASK)  # as many answers as the threshold say all that there is to say
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kind:
@@ -56,7 +58,7 @@ def settle_failed(turn: Turn, event: ev.SettleFailed) -> None:
 def advertised(turn: Turn, event: ev.SiteAdvertised) -> None:
     """R0."""
     known = turn.current(event)
-    if known is not None and known.status is SiteStatus.READY:
+    if known is not None and known.status is SiteStatus.READY and turn.round.terms is not None:
         turn.put_site(replace(known, minimum=event.minimum, colluders=event.colluders))
     _keep(turn, event, Step.ADVERTISED, event.content)
 
@@ -100,6 +102,8 @@ def _keep(turn: Turn, event: ev.SiteEvent, step: Step, content: bytes) -> None:
         return
     turn.put_site(replace(known, status=done))
     turn.effects.append(ev.Keep(round=event.round, site=event.site, step=step, content=content))
+    if turn.round.phase in _ENOUGH and len(turn.round.sites(done)) == turn.round.threshold:
+        turn.put(replace(turn.round, enough_at=turn.now))
     close(turn)
 
 
@@ -107,13 +111,15 @@ def tick(turn: Turn, event: ev.Tick) -> None:
     """Name the sites that are silent or slow."""
     if turn.round.terms is None:
         return  # nobody is asked yet
-    policy, began = turn.state.policy, max(turn.round.phase_began, event.since)
+    policy, began, enough = turn.state.policy, max(turn.round.phase_began, event.since), turn.round.enough_at
     for site in turn.round.sites(*AWAITED[turn.round.phase]):
         silent = turn.now - max(event.seen.get(site, 0.0), began)
         if silent > policy.absent_s:
             turn.out(site, SiteStatus.ABSENT, f"silent for {silent:.0f} s")
         elif turn.now - began > policy.step_s:
             turn.out(site, SiteStatus.LATE, f"no answer within {policy.step_s:.0f} s")
+        elif enough and turn.now - max(enough, event.since) > policy.step_grace_s:
+            turn.out(site, SiteStatus.LATE, f"no answer {policy.step_grace_s:.0f} s after enough others")
     close(turn)
 
 
@@ -180,6 +186,8 @@ def _close_advertise(turn: Turn, done: tuple[str, ...]) -> None:
     elif _may_open(turn, left):
         _record(turn, left)
         turn.put(replace(turn.round, advertised=left))
+        for segment, (site, reason) in demands.closed_by_demands(turn, left).items():
+            turn.note("round.demands", segment, "closed", site=site, reason=reason)
         turn.enter(Phase.SHARE)
 
 

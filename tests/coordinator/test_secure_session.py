@@ -77,7 +77,7 @@ def test_who_does_not_answer_a_step_is_out_and_named_and_the_others_go_on(phase:
     assert scene.phase is phase, "b is waited for"
     match how:
         case "late":
-            scene.tick(POLICY.absent_s)
+            scene.tick(POLICY.step_grace_s)
             assert scene.phase is phase
             scene.tick(POLICY.step_s)
         case "absent":
@@ -92,6 +92,50 @@ def test_who_does_not_answer_a_step_is_out_and_named_and_the_others_go_on(phase:
     within = set(scene.current.contributing)
     assert within == set(ALL) - (set() if phase in (Phase.CONSISTENCY, Phase.UNMASK) else {"b"})
     assert scene.id.attempt == 1
+
+
+@pytest.mark.parametrize("phase", [Phase.CONSISTENCY, Phase.UNMASK])
+def test_once_enough_have_answered_the_others_are_waited_for_a_short_grace_only(phase: Phase) -> None:
+    scene = at(phase)
+    others_answer(scene, but="ef")
+    scene.tick(2 * POLICY.step_grace_s)
+    assert scene.status("e") != "late", "four of six are not enough"
+    others_answer(scene, but="f")
+    scene.tick(POLICY.step_grace_s)
+    assert scene.phase is phase
+    scene.tick(1)
+    assert scene.status("f") == "late"
+    assert scene.phase is not phase
+    assert scene.current.survivors == ALL, "its input is in the sum all the same"
+
+
+def test_an_upload_that_trickles_is_given_up_in_the_time_that_the_least_rate_allows() -> None:
+    scene = secure_run(policy=POLICY.model_copy(update={"least_upload_bytes_per_s": 0.04})).to(Phase.MASKED)
+    scene.mask()
+    scene.upload(but="f")
+    for _ in range(5):  # four bytes: 100 s and the 50 s of a stall
+        scene.tick(30)
+    assert scene.phase is Phase.MASKED
+    scene.tick(1)
+    assert scene.status("f") == "late"
+    assert "not whole after 150 s" in scene.notes("round.drop")[0].details["reason"]
+
+
+def test_demands_that_were_not_accepted_are_not_noted() -> None:
+    scene = secure_run().to(Phase.ADVERTISE)
+    before = scene.state
+    assert not scene.tell(scene.advertised("a")).answer.in_round
+    assert scene.state == before
+
+
+def test_a_site_whose_demands_close_a_segment_for_all_is_on_record() -> None:
+    scene = at(Phase.ADVERTISE)
+    scene.minima["a"] = 6
+    scene.advertise()
+    assert scene.phase is Phase.SHARE
+    (note,) = scene.notes("round.demands")
+    assert (note.subject, note.details["site"]) == ("modality/flair", "a")
+    assert "5 sites; 6 are demanded" in note.details["reason"]
 
 
 @pytest.mark.parametrize("phase", STEPS)
