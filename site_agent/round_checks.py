@@ -143,8 +143,7 @@ def _check_unspent(known: Knowledge, records: Records, spent: Spent) -> None:
     if (seen := max(records.attempts(where.run, where.round_number), default=0)) > where.attempt:
         raise refusal(f"attempt {where.attempt} comes after attempt {seen}")
     try:
-        spent.check_round(where)
-        spent.check_vector(where, known.result.manifest.vector.sha256)
+        spent.check(where, known.result.manifest.vector.sha256)
     except SecurityError as error:
         raise RefusalError(error.problem, cause=DeclineCause.POLICY, clause="SPEC 11.5", remedy=error.remedy) from error
 

@@ -13,7 +13,7 @@ from site_agent.cli.options import DEFAULT, ConfigFile, Json
 
 if TYPE_CHECKING:
     from security.membership import MembershipList
-    from site_agent.approvals import Approvals
+    from site_agent.approvals import Approvals, Subject
     from site_agent.config import Config
 
 _LONGEST_REASON = 500

@@ -6,6 +6,7 @@ is prepared, so whatever was perhaps said is marked. The hashes of clear vectors
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,35 +58,16 @@ class Spent:
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"{self._path} is damaged", remedy="restore it from a backup, never remove it") from error
 
-    def check_round(self, round_id: RoundId) -> None:
-        """Check that a site may still take part in a round.
+    def check(self, round_id: RoundId, sha256: str) -> tuple[Mark, ...]:
+        """Check that a site may still take part in a round with a contribution; return the marks, read once.
 
         Raises:
-            SpentError: If it has spent an update in it or after it, in another attempt.
+            SpentError: If it has spent an update in this round or later in another attempt, or this one anywhere.
         """
-        for mark in self.marks():
-            if mark.round == round_id or mark.round.run != round_id.run:
-                continue
-            if mark.round.round_number >= round_id.round_number:
-                raise SpentError(
-                    f"this site has sent its update of round {mark.round} and takes part in later rounds only",
-                    remedy="a round that failed so late is closed by the server's own training",
-                )
-
-    def check_vector(self, round_id: RoundId, sha256: str) -> None:
-        """Check that a contribution was not masked in another attempt, round or run.
-
-        Raises:
-            SpentError: If it was.
-        """
-        for mark in self.marks():
-            if mark.sha256 == sha256 and mark.round != round_id:
-                other = mark.round.run != round_id.run
-                remedy = "start the run with another run.seed" if other else "go on to the next round"
-                raise SpentError(
-                    f"the very same update was sent masked in round {mark.round}: two sums could be compared",
-                    remedy=remedy,
-                )
+        marks = self.marks()
+        _check_round(marks, round_id)
+        _check_vector(marks, round_id, sha256)
+        return marks
 
     def mark(self, round_id: RoundId, sha256: str) -> None:
         """Mark a contribution as spent in an attempt; once is enough.
@@ -94,8 +76,28 @@ class Spent:
             SpentError: If the site may not spend it.
             StorageError: If the mark cannot be made durable; nothing may be announced then.
         """
-        self.check_round(round_id)
-        self.check_vector(round_id, sha256)
-        if Mark(round=round_id, sha256=sha256) not in self.marks():
+        if Mark(round=round_id, sha256=sha256) not in self.check(round_id, sha256):
             where = {"run": round_id.run, "round": round_id.round_number, "attempt": round_id.attempt}
             journal.append(self._path, {**where, "sha256": sha256})
+
+
+def _check_round(marks: Sequence[Mark], round_id: RoundId) -> None:
+    for mark in marks:
+        if mark.round == round_id or mark.round.run != round_id.run:
+            continue
+        if mark.round.round_number >= round_id.round_number:
+            raise SpentError(
+                f"this site has sent its update of round {mark.round} and takes part in later rounds only",
+                remedy="a round that failed so late is closed by the server's own training",
+            )
+
+
+def _check_vector(marks: Sequence[Mark], round_id: RoundId, sha256: str) -> None:
+    for mark in marks:
+        if mark.sha256 == sha256 and mark.round != round_id:
+            other = mark.round.run != round_id.run
+            remedy = "start the run with another run.seed" if other else "go on to the next round"
+            raise SpentError(
+                f"the very same update was sent masked in round {mark.round}: two sums could be compared",
+                remedy=remedy,
+            )

@@ -114,8 +114,7 @@ class Steps:
             sealed = {one.site: one.sealed for one in task.shares}
             state = self._go_on(known, "masked", lambda s: secagg.receive(s, task.sharers, sealed))
             clear = known.result.manifest.vector.sha256
-            self.spent.check_round(known.round)
-            self.spent.check_vector(known.round, clear)
+            self.spent.check(known.round, clear)
             segments = known.layout.for_member(known.own)
             update = CheckedUpdate(known.contribution, segments, known.spec.formats, most_norm=known.most_norm)
             target = self.keeper.masked(known.round)

@@ -14,6 +14,7 @@ from site_agent import journal
 from site_agent.errors import RefusalError, StorageError
 from site_agent.secagg import keeper, records, steps
 from site_agent.secagg.keeper import Keeper
+from site_agent.secagg.spent import Spent
 from tests.site_agent.secure_cohort import MODALITIES, NOW, OWN, ROUND, Cohort, Played, sum_of
 
 ALL = tuple(OWN)
@@ -339,6 +340,13 @@ def test_an_update_is_spent_before_it_is_announced(cohort, monkeypatch):
     played.mask(("a",))
     assert [mark.round for mark in site.steps.spent.marks()] == [ROUND]
     assert site.steps.masked(ROUND) is not None
+
+
+def test_marks_are_read_once_before_masking_and_once_after_it(cohort, monkeypatch):
+    played, reads, read = Played(cohort).advertise(ALL).share(ALL), [], Spent.marks
+    monkeypatch.setattr(Spent, "marks", lambda spent: reads.append(1) or read(spent))
+    played.mask(("a",))
+    assert len(reads) == 2
 
 
 @pytest.mark.parametrize("later", [replace(ROUND, attempt=2), replace(SECOND, round_number=1, attempt=3)])
