@@ -456,7 +456,7 @@ def test_the_start_says_what_each_segment_tolerates(tmp_path: Path) -> None:
             "modality/t1ce": (4, 4, 4, 0),
             "modality/t1": (4, 4, 4, 0),
             "modality/t2": (1, 4, 4, -1),
-            "common": (5, 4, 4, 1),
+            "common": (5, 4, 4, 0),
         }
         (warning,) = started.warnings
         assert "modality/t2 has 1 owners and 4 are needed" in warning
