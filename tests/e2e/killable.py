@@ -10,11 +10,13 @@ import shutil
 import signal
 import sqlite3
 import time
+import tomllib
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Self
 
+import tomli_w
 from safetensors.torch import load_file
 
 from coordinator.state import RoundState, RunState, load_round, load_run
@@ -22,7 +24,7 @@ from fedmepd.cli.demo_federation import DemoFederation
 from protos.terms import Phase
 
 LIMIT_S = 300.0
-POLL_S = 0.02
+POLL_S = 0.01
 
 
 class Federation(DemoFederation):
@@ -54,6 +56,12 @@ class Federation(DemoFederation):
 
     def start_coordinator(self) -> None:
         self._start("coordinator", "coordinator.cli", "serve", "--config", str(self._configuration))
+
+    def _run_toml(self) -> str:
+        """Give whoever was killed time to come back, on a machine with other work too."""
+        table = tomllib.loads(super()._run_toml())
+        table["federation"]["step_grace_s"] = 100.0
+        return tomli_w.dumps(table)
 
     def start_run(self) -> None:
         for site in self.sites:

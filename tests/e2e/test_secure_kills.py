@@ -135,9 +135,12 @@ def await_masked(federation: Federation, site: str) -> None:
     raise AssertionError(f"{site} does not mask its update")
 
 
-def strike(federation: Federation, victim: str) -> None:
-    """Kill, and start again."""
+def strike(federation: Federation, victim: str, *phases: Phase) -> None:
+    """Kill, make sure that it was in one of these phases, and start again."""
     federation.kill(victim)
+    found = federation.until(lambda state: state.round is not None)
+    assert found.round is not None
+    assert (found.round.id.round_number, found.round.phase in phases) == (1, True), found.round.phase
     if victim == "coordinator":
         federation.start_coordinator()
     else:
@@ -228,7 +231,7 @@ def test_whoever_is_killed_the_run_completes_and_nobody_says_two_things(
     hold.at(phase)
     if phase is Phase.MASKED:
         await_masked(federation, VICTIM)
-    strike(federation, victim)
+    strike(federation, victim, phase)
     hold.let_go()
     assert_as_undisturbed(federation, simulated)
     assert_one_answer(federation)
@@ -240,7 +243,7 @@ def test_a_coordinator_killed_while_it_opens_the_sum_opens_the_same_one(
 ) -> None:
     hold = Hold(federation)
     hold.at_aggregating()
-    strike(federation, "coordinator")
+    strike(federation, "coordinator", Phase.AGGREGATING, Phase.SERVER_TRAINING)
     hold.let_go()
     assert_as_undisturbed(federation, simulated)
     assert_one_answer(federation)
