@@ -5,20 +5,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from typing import Literal
 
 from coordinator.admin_members import LONGEST_REASON, Context
 from coordinator.auth import caller
-from coordinator.errors import CorruptedError, NotFoundError, RefusedError
+from coordinator.errors import NotFoundError, RefusedError
 from coordinator.journal import record
 from coordinator.ports import BlobStore, RunControl, Store
+from coordinator.reading import pieces
 from coordinator.records import ModelRow, RoundRow, RunRow
 from coordinator.registry import Registry
 from coordinator.state import RunState, load_round, load_run
 from coordinator.views import LeadActivity, Seen, model_view, round_view, run_view, started_view
-from protos.terms import CHUNK_BYTES
 from protos.v1 import admin_pb2 as messages
 from protos.v1 import common_pb2 as common
 from protos.v1.admin_pb2_grpc import AdminServicer
@@ -100,20 +101,12 @@ class RunCalls(AdminServicer):
         """Send a model from an offset on."""
         rows = await asyncio.to_thread(self._model_rows, request.run or None)
         wanted = _chosen(rows, request.run, request.round)
-        if request.offset > wanted.model.size:
+        if request.offset > wanted.model.size:  # before it is put on record
             raise RefusedError(f"offset {request.offset} is beyond the end, {wanted.model.size}")
         await asyncio.to_thread(self._note_export, wanted, caller(context).uri, request.offset)
-        offset, file = request.offset, await asyncio.to_thread(self._blobs.open, wanted.model)
-        try:
-            await asyncio.to_thread(file.seek, offset)
-            while offset < wanted.model.size:
-                data = await asyncio.to_thread(file.read, CHUNK_BYTES)
-                if not data:
-                    raise CorruptedError(f"the model of round {wanted.round_number} is shorter than it should be")
+        async with contextlib.aclosing(pieces(self._blobs, wanted.model, request.offset)) as found:
+            async for offset, data in found:
                 yield common.Chunk(offset=offset, data=data)
-                offset += len(data)
-        finally:
-            await asyncio.to_thread(file.close)
 
     def _note_export(self, model: ModelRow, actor: str, offset: int) -> None:
         """Put on record that a model leaves the coordinator."""

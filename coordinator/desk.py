@@ -6,16 +6,18 @@ Nothing here knows gRPC. A site sees only what its own instruction names: other 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from coordinator import events as ev
 from coordinator.admission import check_manifest
 from coordinator.driver import Numbered
-from coordinator.errors import CoordinatorError, NotFoundError, RefusedError, StaleError
+from coordinator.errors import NotFoundError, RefusedError, StaleError
 from coordinator.ports import BlobStore, Store
+from coordinator.reading import pieces
 from coordinator.runs import Runs
 from coordinator.secure_desk import SECURE, SecureDesk
 from coordinator.spool import Spool
@@ -285,7 +287,7 @@ class SiteDesk:
 
     # -- downloads --------------------------------------------------------------------------------------------------
 
-    async def download(self, site: str, ref: ArtefactRef, offset: int) -> AsyncIterator[tuple[int, bytes]]:
+    async def download(self, site: str, ref: ArtefactRef, offset: int) -> AsyncGenerator[tuple[int, bytes], None]:
         """Yield (offset, bytes) of an artefact that the site's instruction names.
 
         Raises:
@@ -294,24 +296,10 @@ class SiteDesk:
         self._driver.saw(site)
         if ref not in _named(self._instruction(site)):
             raise NotFoundError("there is no such artefact for this site now", remedy="ask for the next instruction")
-        if offset > ref.size:
-            raise RefusedError(f"offset {offset} is beyond the end, {ref.size}")
-        file = await asyncio.to_thread(self._blobs.open, ref)
-        reading: asyncio.Task[bytes] | None = None
-        try:
-            await asyncio.to_thread(file.seek, offset)
-            while offset < ref.size:
-                data = await (reading or asyncio.to_thread(file.read, CHUNK_BYTES))
-                if not data:
-                    raise CoordinatorError("the artefact is shorter than it should be")
-                reading = asyncio.create_task(asyncio.to_thread(file.read, CHUNK_BYTES))  # while this one is sent
-                yield offset, data
-                offset += len(data)
+        async with contextlib.aclosing(pieces(self._blobs, ref, offset)) as found:
+            async for piece in found:
+                yield piece
                 self._driver.saw(site)
-        finally:
-            if reading is not None:
-                await asyncio.gather(reading, return_exceptions=True)
-            await asyncio.to_thread(file.close)
 
 
 def _takes_inputs(state: RunState) -> bool:

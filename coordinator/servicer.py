@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -100,8 +101,9 @@ class Federation(FederationServicer):
     ) -> AsyncIterator[bytes]:
         """Send an artefact."""
         ref, begin = codec.decode_download_request(request)
-        async for offset, data in self._desk.download(caller(context).id, ref, begin):
-            yield codec.dump_chunk(offset, data)
+        async with contextlib.aclosing(self._desk.download(caller(context).id, ref, begin)) as pieces:
+            async for offset, data in pieces:
+                yield codec.dump_chunk(offset, data)
 
 
 def add_federation(servicer: Federation, server: aio.Server) -> None:
