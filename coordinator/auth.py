@@ -7,6 +7,7 @@ an entry is refused, and a test compares it with the services.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -162,9 +163,10 @@ class Guard(aio.ServerInterceptor):
         async def stream(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             try:
                 peer = self._enter(context, method)
-                async for reply in behaviour(received(request, peer), context):
-                    self._again(peer, method)
-                    yield reply
+                async with contextlib.aclosing(behaviour(received(request, peer), context)) as replies:
+                    async for reply in replies:
+                        self._again(peer, method)
+                        yield reply
             except Exception as error:  # noqa: BLE001  as above
                 await _abort(context, error, method)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncGenerator
 from typing import BinaryIO
 
 from coordinator.errors import CorruptedError, RefusedError
 from coordinator.ports import BlobStore
+from fedmepd.handles import Handle
 from protos.terms import CHUNK_BYTES, ArtefactRef
 
 
@@ -22,16 +22,15 @@ async def pieces(blobs: BlobStore, ref: ArtefactRef, offset: int) -> AsyncGenera
     """
     if offset > ref.size:
         raise RefusedError(f"offset {offset} is beyond the end, {ref.size}")
-    source = _Source(blobs, ref)
+    source = Handle(lambda: blobs.open(ref))
     ahead: asyncio.Task[bytes] | None = None
     try:
-        file = await asyncio.to_thread(source.open)
-        await asyncio.to_thread(file.seek, offset)
+        await asyncio.to_thread(source.run, lambda file: file.seek(offset))
         while offset < ref.size:
-            data = await (ahead or asyncio.to_thread(file.read, CHUNK_BYTES))
+            data = await (ahead or asyncio.to_thread(source.run, _piece))
             if not data:
                 raise CorruptedError(f"the artefact {ref.sha256} is shorter than it should be")
-            ahead = asyncio.create_task(asyncio.to_thread(file.read, CHUNK_BYTES))  # while this piece is sent
+            ahead = asyncio.create_task(asyncio.to_thread(source.run, _piece))  # while this one is sent
             yield offset, data
             offset += len(data)
     finally:  # without a wait: whoever is cancelled may be cancelled again here
@@ -40,25 +39,5 @@ async def pieces(blobs: BlobStore, ref: ArtefactRef, offset: int) -> AsyncGenera
         source.close()
 
 
-class _Source:
-    """A file that a thread opens and that is closed even if nobody waits for that thread any more."""
-
-    def __init__(self, blobs: BlobStore, ref: ArtefactRef) -> None:
-        self._blobs, self._ref = blobs, ref
-        self._lock = threading.Lock()
-        self._file: BinaryIO | None = None
-        self._over = False
-
-    def open(self) -> BinaryIO:
-        file = self._blobs.open(self._ref)
-        with self._lock:
-            self._file = file
-            if self._over:
-                file.close()
-        return file
-
-    def close(self) -> None:
-        with self._lock:
-            self._over = True
-            if self._file is not None:
-                self._file.close()  # waits for a read that is under way
+def _piece(file: BinaryIO) -> bytes:
+    return file.read(CHUNK_BYTES)

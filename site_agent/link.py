@@ -7,7 +7,7 @@ repeats a call: whoever calls decides again first.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -133,7 +133,7 @@ class Link:
             finally:
                 call.cancel()
 
-    async def download(self, ref: ArtefactRef, begin: int, *, stall_s: float) -> AsyncIterator[codec.Piece]:
+    async def download(self, ref: ArtefactRef, begin: int, *, stall_s: float) -> AsyncGenerator[codec.Piece, None]:
         """Receive (offset, bytes) of an artefact, in order and without gaps (PROTOCOL 7.2)."""
         with self._calling():
             request = codec.encode_download_request(ref, begin).SerializeToString()

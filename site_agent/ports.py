@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from concurrent.futures import Future
 from typing import Any, Literal, Protocol
 
@@ -40,7 +40,7 @@ class Coordinator(Protocol):
     async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[Piece], *, stall_s: float) -> int:
         """Send chunks and return the durable offset."""
 
-    def download(self, ref: ArtefactRef, begin: int, *, stall_s: float) -> AsyncIterator[Piece]:
+    def download(self, ref: ArtefactRef, begin: int, *, stall_s: float) -> AsyncGenerator[Piece, None]:
         """Receive chunks."""
 
 

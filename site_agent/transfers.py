@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from fedmepd.durable import sync_folder
+from fedmepd.handles import Handle
 from protos.codec import Piece
 from protos.terms import CHUNK_BYTES, ArtefactRef
 from site_agent.errors import CorruptedError, StorageError, UnreachableError
@@ -35,7 +36,7 @@ class Wire(Protocol):
     async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[Piece], *, stall_s: float) -> int:
         """Send chunks and return the durable offset."""
 
-    def download(self, ref: ArtefactRef, begin: int, *, stall_s: float) -> AsyncIterator[Piece]:
+    def download(self, ref: ArtefactRef, begin: int, *, stall_s: float) -> AsyncGenerator[Piece, None]:
         """Receive chunks."""
 
 
@@ -84,79 +85,91 @@ class Downloads:
 
     async def _fetch_rest(self, wire: Wire, ref: ArtefactRef, progress: Progress) -> bool:
         """Receive from the partial file's end on; False if the whole has another hash and was discarded."""
-        part = await asyncio.to_thread(_open_part, self.path(ref), ref)
+        part = _Part(self.path(ref), ref)
         try:
+            await asyncio.to_thread(part.read)
             if part.size < ref.size:
                 await self._receive(wire, ref, part, progress)
             if part.size < ref.size:
                 raise UnreachableError(f"the coordinator ended artefact {ref.sha256[:12]} early")
-            return await asyncio.to_thread(part.finish, self.path(ref))
+            return await asyncio.to_thread(part.finish)
         except StorageError:
             await asyncio.to_thread(part.discard)
             raise
         finally:
-            await asyncio.to_thread(part.close)
+            part.close()
 
     async def _receive(self, wire: Wire, ref: ArtefactRef, part: _Part, progress: Progress) -> None:
         """Write each chunk while the next one comes."""
         writing: asyncio.Future[None] | None = None
-        stream = wire.download(ref, part.size, stall_s=self._stall_s)
         try:
-            async for offset, data in stream:
-                if writing is not None:
-                    await writing
-                writing = asyncio.ensure_future(asyncio.to_thread(part.write, data))
-                progress(offset + len(data), ref.size)
+            async with aclosing(wire.download(ref, part.size, stall_s=self._stall_s)) as stream:
+                async for offset, data in stream:
+                    if writing is not None:
+                        await writing
+                    writing = asyncio.ensure_future(asyncio.to_thread(part.write, data))
+                    progress(offset + len(data), ref.size)
         finally:
             if writing is not None:
                 await asyncio.shield(writing)
 
 
 class _Part:
-    """A partial file with its running hash."""
+    """A partial file with its running hash; its folder is made when it is opened."""
 
-    def __init__(self, path: Path, file: BinaryIO, ref: ArtefactRef) -> None:
-        self._path, self._file, self._ref = path, file, ref
+    def __init__(self, target: Path, ref: ArtefactRef) -> None:
+        self._target, self._path, self._ref = target, target.with_name(target.name + _PART), ref
+        self._file = Handle(self._open)
         self._digest = hashlib.sha256()
         self.size = 0
 
     def read(self) -> None:
         """Take up what is there."""
         with disk(self._path):
-            self._file.seek(0)
-            while data := self._file.read(_HASH_BYTES):
-                self._digest.update(data)
-                self.size += len(data)
-            if self.size > self._ref.size:
-                self.discard()
+            self._file.run(self._read)
 
     def write(self, data: bytes | memoryview) -> None:
         """Append."""
         with disk(self._path):
-            write_all(self._file, data)
+            self._file.run(lambda file: write_all(file, data))
         self._digest.update(data)
         self.size += len(data)
 
-    def finish(self, target: Path) -> bool:
+    def finish(self) -> bool:
         """Give the file its name if it is what it should be; else discard it and say so."""
         if self._digest.hexdigest() != self._ref.sha256:
             self.discard()
             return False
         with disk(self._path):
-            os.fsync(self._file.fileno())
-            self._path.replace(target)
-            sync_folder(target.parent)
+            self._file.run(lambda file: os.fsync(file.fileno()))
+            self._path.replace(self._target)
+            sync_folder(self._target.parent)
         return True
 
     def discard(self) -> None:
         """Start anew."""
-        self._file.truncate(0)
-        self._file.seek(0)
-        self._digest, self.size = hashlib.sha256(), 0
+        self._file.run(self._empty)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, at the latest when its thread is done."""
         self._file.close()
+
+    def _open(self) -> BinaryIO:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._path.open("r+b" if self._path.exists() else "x+b", 0)
+
+    def _read(self, file: BinaryIO) -> None:
+        file.seek(0)
+        while data := file.read(_HASH_BYTES):
+            self._digest.update(data)
+            self.size += len(data)
+        if self.size > self._ref.size:
+            self._empty(file)
+
+    def _empty(self, file: BinaryIO) -> None:
+        file.truncate(0)
+        file.seek(0)
+        self._digest, self.size = hashlib.sha256(), 0
 
 
 def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
@@ -193,34 +206,28 @@ async def send(
 
 async def _chunks(path: Path, begin: int, size: int, progress: Progress) -> AsyncGenerator[tuple[int, bytes], None]:
     """Yield a file's chunks, reading the next one while one is sent."""
-    with disk(path):
-        file = await asyncio.to_thread(path.open, "rb", 0)
+    source = Handle(lambda: path.open("rb", 0))
     reading: asyncio.Task[bytes] | None = None
     try:
-        await asyncio.to_thread(file.seek, begin)
-        reading = asyncio.create_task(asyncio.to_thread(_read, file, path))
+        await asyncio.to_thread(_seek, source, path, begin)
+        reading = asyncio.create_task(asyncio.to_thread(_read, source, path))
         offset = begin
         while data := await reading:
-            reading = asyncio.create_task(asyncio.to_thread(_read, file, path))
+            reading = asyncio.create_task(asyncio.to_thread(_read, source, path))
             yield offset, data
             offset += len(data)
             progress(offset, size)
-    finally:
+    finally:  # without a wait: whoever is cancelled may be cancelled again here
         if reading is not None:
-            await asyncio.gather(reading, return_exceptions=True)
-        await asyncio.to_thread(file.close)
+            reading.cancel()
+        source.close()
 
 
-def _read(file: BinaryIO, path: Path) -> bytes:
+def _seek(source: Handle, path: Path, offset: int) -> None:
     with disk(path):
-        return file.read(CHUNK_BYTES)
+        source.run(lambda file: file.seek(offset))
 
 
-def _open_part(path: Path, ref: ArtefactRef) -> _Part:
-    part = path.with_name(path.name + _PART)
-    with disk(part):
-        part.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = part.open("r+b" if part.exists() else "x+b", 0)
-    opened = _Part(part, file, ref)
-    opened.read()
-    return opened
+def _read(source: Handle, path: Path) -> bytes:
+    with disk(path):
+        return source.run(lambda file: file.read(CHUNK_BYTES))
