@@ -97,12 +97,14 @@ class LeadStart(Job):
     """Do the server's round 0.
 
     Attributes:
+        release: Whether private anchors may be made now; without it they stay as they are.
         state_dir: The server's state; two rounds of it are kept.
         out_dir: Where the artefacts of the next round go.
     """
 
     state_dir: Path
     out_dir: Path
+    release: bool = True
 
 
 class Sum(Section):
@@ -129,6 +131,18 @@ class LeadRound(LeadStart):
 
     round: int = Field(ge=1)
     sum: Sum | None
+
+
+class Account(Section):
+    """Say what histories of Gaussian releases come to.
+
+    Attributes:
+        histories: Per history its releases: (noise multiplier, sampling rate, steps).
+        delta: The failure probability of the guarantee.
+    """
+
+    histories: tuple[tuple[tuple[float, float, int], ...], ...]
+    delta: float = Field(gt=0, lt=1)
 
 
 class Finish(Job):

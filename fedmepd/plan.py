@@ -20,6 +20,7 @@ from fedmepd.sections import (
     Evaluation,
     Personalisation,
     Preparation,
+    Privacy,
     Run,
     Section,
     Split,
@@ -45,6 +46,7 @@ class Plan(Section):
     split: Split = Split()
     evaluation: Evaluation = Evaluation()
     data: Preparation = Preparation()
+    privacy: Privacy = Privacy()
 
     @model_validator(mode="after")
     def _shares(self) -> Plan:

@@ -61,6 +61,33 @@ class AnchorSettings(Section):
     half_life: RoundsOrFraction = 0.05
 
 
+class AnchorPrivacy(Section):
+    """Noise on the anchors, by which every patient of the server is protected (security/SPEC.md 14)."""
+
+    noise: float = Field(gt=0, description="noise multiplier z: the standard deviation is z times the clip")
+    clip: float = Field(1.0, gt=0, description="largest L2 norm of what one patient adds to a release")
+    releases: int = Field(3, ge=1, description="how often anchors are made; afterwards they stay as they are")
+    dimensions: int | None = Field(None, ge=1, description="values per class after a public random projection")
+
+
+class TrainingPrivacy(Section):
+    """DP-SGD: per-patient gradients are clipped, summed and noised (security/SPEC.md 15)."""
+
+    noise: float = Field(gt=0, description="noise multiplier z: the standard deviation is z times the clip")
+    clip: float = Field(1.0, gt=0, description="largest L2 norm of a patient's gradient")
+    batch: int = Field(4, ge=1, description="patients that a step draws on average")
+    crops: int = Field(1, ge=1, description="crops of a drawn patient, averaged before clipping")
+    steps: int = Field(ge=1, description="steps per round; the number of patients must not decide it")
+
+
+class Privacy(Section):
+    """What is released under differential privacy, and with how much noise; nothing where a part is absent."""
+
+    anchors: AnchorPrivacy | None = None
+    server: TrainingPrivacy | None = None
+    sites: TrainingPrivacy | None = None
+
+
 class CalibrationSettings(Section):
     """LACCA."""
 
