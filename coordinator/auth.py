@@ -36,7 +36,7 @@ ROLES: Mapping[str, frozenset[Role]] = {
     **{f"/fedmepd.v1.Federation/{name}": _SITES for name in ("UploadOffset", "Upload", "Download")},
     **{f"/fedmepd.v1.Admin/{name}": _READERS for name in ("Hello", "Renew", "Membership")},
     **{f"/fedmepd.v1.Admin/{name}": _READERS for name in ("ListTokens", "ListMembers", "ListRuns", "WatchRun")},
-    **{f"/fedmepd.v1.Admin/{name}": _READERS for name in ("ListRounds", "ListModels", "ListAudit")},
+    **{f"/fedmepd.v1.Admin/{name}": _READERS for name in ("ListRounds", "ListModels", "ListAudit", "ExportLedger")},
     **{f"/fedmepd.v1.Admin/{name}": _OPERATORS for name in ("StartRun", "ControlRun", "DownloadModel")},
     **{f"/fedmepd.v1.Admin/{name}": _ADMINS for name in ("CreateToken", "RevokeToken", "ApproveEnrolment")},
     **{f"/fedmepd.v1.Admin/{name}": _ADMINS for name in ("RevokeMember", "PublishMembership")},

@@ -31,6 +31,8 @@ SIGNATURE_BYTES = 64  # Ed25519
 SHARE_BYTES = 33  # SPEC 12.1
 MAX_SEALED_BYTES = 4 << 10
 MAX_SEED_SHARES = 8 * MAX_ROSTER
+MAX_HEADS = 1024
+MAX_URI = 160
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 SEGMENT = re.compile(r"common|modality/[A-Za-z0-9][A-Za-z0-9._-]{0,62}")

@@ -23,6 +23,7 @@ from protos.codec.checks import (
     sites,
     text,
 )
+from protos.codec.ledgers import decode_heads, encode_heads
 from protos.codec.rounds import decode_round_of, encode_round
 from protos.codec.secagg_tasks import (
     decode_advertise,
@@ -101,6 +102,7 @@ def encode_train(train: Train) -> federation.Train:
         anchors=_maybe(train.anchors),
         start=_maybe(train.start),
         samples=train.samples,
+        ledger_heads=encode_heads(train.heads),
     )
 
 
@@ -118,6 +120,7 @@ def decode_train(message: federation.Train, where: str = "Train") -> Train:
         anchors=_maybe_ref(message, "anchors", where),
         start=_maybe_ref(message, "start", where),
         samples=quantity(message.samples, f"{where}.samples"),
+        heads=decode_heads(message.ledger_heads, f"{where}.ledger_heads"),
     )
 
 

@@ -22,6 +22,7 @@ from protos.codec.checks import (
     segment_name,
     text,
 )
+from protos.codec.ledgers import decode_heads, encode_heads
 from protos.codec.rounds import decode_round_of, encode_round
 from protos.codec.secagg_reports import (
     decode_advertised,
@@ -68,7 +69,9 @@ _CAUSE_OF = {number: cause for cause, number in _CAUSES.items()}
 
 def encode_report(report: Report) -> federation.ReportRequest:
     """Return the message of a report; its words are cut and cleaned where they must be."""
-    message = federation.ReportRequest(sequence=report.sequence, round=encode_round(report.round))
+    message = federation.ReportRequest(
+        sequence=report.sequence, round=encode_round(report.round), ledger_heads=encode_heads(report.heads)
+    )
     _put_body(message, report.body)
     return message
 
@@ -83,6 +86,7 @@ def decode_report(message: federation.ReportRequest) -> Report:
         sequence=integer(message.sequence, "ReportRequest.sequence", least=1),
         round=decode_round_of(message),
         body=_decode_body(message),
+        heads=decode_heads(message.ledger_heads, "ReportRequest.ledger_heads"),
     )
 
 

@@ -60,6 +60,25 @@ class RoundId:
         return f"{self.run}/{self.round_number}{again}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerHead:
+    """The newest entry of somebody's ledger of privacy budgets, signed by its owner (SPEC 13).
+
+    Attributes:
+        owner: Identity URI.
+        key: Public Ed25519 key, 32 bytes.
+        sequence: Of the entry.
+        hash: Of the entry; 64 lower-case hexadecimal digits.
+        signature: 64 bytes.
+    """
+
+    owner: str
+    key: bytes
+    sequence: int
+    hash: str
+    signature: bytes
+
+
 class ActivityKind(IntEnum):
     """What a site is doing."""
 

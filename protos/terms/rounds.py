@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from protos.terms.basics import ArtefactRef, DeclineCause, RoundId, VectorManifest
+from protos.terms.basics import ArtefactRef, DeclineCause, LedgerHead, RoundId, VectorManifest
 from protos.terms.secure import (
     Advertise,
     Advertised,
@@ -51,12 +51,15 @@ class Train:
         anchors: None for methods without.
         start: The server's weights of round 0 that no segment carries.
         samples: Training patients of all sites, from the last opened sum.
+        heads: Of ledgers: the coordinator's and all that it knows. Not in the representation, since no part of the
+            instruction's revision nor of the training's inputs (PROTOCOL 4.16).
     """
 
     segments: tuple[BroadcastSegment, ...]
     anchors: ArtefactRef | None
     start: ArtefactRef | None
     samples: float
+    heads: tuple[LedgerHead, ...] = field(default=(), repr=False)
 
     @property
     def artefacts(self) -> tuple[ArtefactRef, ...]:
@@ -167,11 +170,19 @@ ReportBody = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A numbered statement of a site about a round."""
+    """A numbered statement of a site about a round.
+
+    Attributes:
+        sequence: Its number.
+        round: Which round.
+        body: What is stated.
+        heads: Of ledgers: the site's own, and the coordinator's as the site has recorded it.
+    """
 
     sequence: int
     round: RoundId
     body: ReportBody
+    heads: tuple[LedgerHead, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

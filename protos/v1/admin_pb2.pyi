@@ -1065,6 +1065,21 @@ class ListAuditReply(_message.Message):
 Global___ListAuditReply: _TypeAlias = ListAuditReply  # noqa: Y015
 
 @_typing.final
+class ExportLedgerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportLedgerRequest: _TypeAlias = ExportLedgerRequest  # noqa: Y015
+
+@_typing.final
 class AuditView(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -125,6 +125,11 @@ class AdminStub:
                 request_serializer=protos_dot_v1_dot_admin__pb2.ListAuditRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_admin__pb2.ListAuditReply.FromString,
                 _registered_method=True)
+        self.ExportLedger = channel.unary_stream(
+                '/fedmepd.v1.Admin/ExportLedger',
+                request_serializer=protos_dot_v1_dot_admin__pb2.ExportLedgerRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_common__pb2.Chunk.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -239,6 +244,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportLedger(self, request, context):
+        """Sends the coordinator's ledger of privacy budgets as it stands, from its first byte on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -331,6 +343,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListAudit,
                     request_deserializer=protos_dot_v1_dot_admin__pb2.ListAuditRequest.FromString,
                     response_serializer=protos_dot_v1_dot_admin__pb2.ListAuditReply.SerializeToString,
+            ),
+            'ExportLedger': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportLedger,
+                    request_deserializer=protos_dot_v1_dot_admin__pb2.ExportLedgerRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_common__pb2.Chunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -819,6 +836,33 @@ class Admin:
             '/fedmepd.v1.Admin/ListAudit',
             protos_dot_v1_dot_admin__pb2.ListAuditRequest.SerializeToString,
             protos_dot_v1_dot_admin__pb2.ListAuditReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fedmepd.v1.Admin/ExportLedger',
+            protos_dot_v1_dot_admin__pb2.ExportLedgerRequest.SerializeToString,
+            protos_dot_v1_dot_common__pb2.Chunk.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,8 @@ class AdminStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListModelsRequest, _admin_pb2.ListModelsReply]
     DownloadModel: _grpc.UnaryStreamMultiCallable[_admin_pb2.DownloadModelRequest, _common_pb2.Chunk]
     ListAudit: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditReply]
+    ExportLedger: _grpc.UnaryStreamMultiCallable[_admin_pb2.ExportLedgerRequest, _common_pb2.Chunk]
+    """Sends the coordinator's ledger of privacy budgets as it stands, from its first byte on."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -74,6 +76,8 @@ class AdminAsyncStub(AdminStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListModelsRequest, _admin_pb2.ListModelsReply]  # type: ignore[assignment]
     DownloadModel: _aio.UnaryStreamMultiCallable[_admin_pb2.DownloadModelRequest, _common_pb2.Chunk]  # type: ignore[assignment]
     ListAudit: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditReply]  # type: ignore[assignment]
+    ExportLedger: _aio.UnaryStreamMultiCallable[_admin_pb2.ExportLedgerRequest, _common_pb2.Chunk]  # type: ignore[assignment]
+    """Sends the coordinator's ledger of privacy budgets as it stands, from its first byte on."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -202,5 +206,13 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListAuditRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListAuditReply, _abc.Awaitable[_admin_pb2.ListAuditReply]]: ...
+
+    @_abc_1.abstractmethod
+    def ExportLedger(
+        self,
+        request: _admin_pb2.ExportLedgerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_common_pb2.Chunk], _abc.AsyncIterator[_common_pb2.Chunk]]:
+        """Sends the coordinator's ledger of privacy budgets as it stands, from its first byte on."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

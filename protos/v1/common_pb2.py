@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/v1/common.proto\x12\nfedmepd.v1\"(\n\x08\x41rtefact\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\"R\n\x0cHelloRequest\x12\x17\n\x0foldest_protocol\x18\x01 \x01(\r\x12\x17\n\x0fnewest_protocol\x18\x02 \x01(\r\x12\x10\n\x08software\x18\x03 \x01(\t\"S\n\nHelloReply\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x12\n\nconsortium\x18\x03 \x01(\t\x12\r\n\x05\x63lock\x18\x04 \x01(\x01\"/\n\x0cRenewRequest\x12\x1f\n\x17\x63\x65rtificate_request_pem\x18\x01 \x01(\x0c\"+\n\nRenewReply\x12\x1d\n\x15\x63\x65rtificate_chain_pem\x18\x01 \x01(\x0c\"\x13\n\x11MembershipRequest\"&\n\x0fMembershipReply\x12\x13\n\x0bsigned_list\x18\x01 \x01(\x0c\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"I\n\x0f\x44ownloadRequest\x12&\n\x08\x61rtefact\x18\x01 \x01(\x0b\x32\x14.fedmepd.v1.Artefact\x12\x0e\n\x06offset\x18\x02 \x01(\x04*\x90\x02\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_PLANNED\x10\x01\x12\x12\n\x0ePHASE_TRAINING\x10\x02\x12\x13\n\x0fPHASE_ADVERTISE\x10\x03\x12\x0f\n\x0bPHASE_SHARE\x10\x04\x12\x10\n\x0cPHASE_MASKED\x10\x05\x12\x15\n\x11PHASE_CONSISTENCY\x10\x06\x12\x10\n\x0cPHASE_UNMASK\x10\x07\x12\x15\n\x11PHASE_AGGREGATING\x10\x08\x12\x19\n\x15PHASE_SERVER_TRAINING\x10\t\x12\x14\n\x10PHASE_PUBLISHING\x10\n\x12\x0e\n\nPHASE_DONE\x10\x0b\x12\x10\n\x0cPHASE_FAILED\x10\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/v1/common.proto\x12\nfedmepd.v1\"(\n\x08\x41rtefact\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\"R\n\x0cHelloRequest\x12\x17\n\x0foldest_protocol\x18\x01 \x01(\r\x12\x17\n\x0fnewest_protocol\x18\x02 \x01(\r\x12\x10\n\x08software\x18\x03 \x01(\t\"S\n\nHelloReply\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08software\x18\x02 \x01(\t\x12\x12\n\nconsortium\x18\x03 \x01(\t\x12\r\n\x05\x63lock\x18\x04 \x01(\x01\"/\n\x0cRenewRequest\x12\x1f\n\x17\x63\x65rtificate_request_pem\x18\x01 \x01(\x0c\"+\n\nRenewReply\x12\x1d\n\x15\x63\x65rtificate_chain_pem\x18\x01 \x01(\x0c\"\x13\n\x11MembershipRequest\"&\n\x0fMembershipReply\x12\x13\n\x0bsigned_list\x18\x01 \x01(\x0c\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"b\n\nLedgerHead\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0c\n\x04hash\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"I\n\x0f\x44ownloadRequest\x12&\n\x08\x61rtefact\x18\x01 \x01(\x0b\x32\x14.fedmepd.v1.Artefact\x12\x0e\n\x06offset\x18\x02 \x01(\x04*\x90\x02\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_PLANNED\x10\x01\x12\x12\n\x0ePHASE_TRAINING\x10\x02\x12\x13\n\x0fPHASE_ADVERTISE\x10\x03\x12\x0f\n\x0bPHASE_SHARE\x10\x04\x12\x10\n\x0cPHASE_MASKED\x10\x05\x12\x15\n\x11PHASE_CONSISTENCY\x10\x06\x12\x10\n\x0cPHASE_UNMASK\x10\x07\x12\x15\n\x11PHASE_AGGREGATING\x10\x08\x12\x19\n\x15PHASE_SERVER_TRAINING\x10\t\x12\x14\n\x10PHASE_PUBLISHING\x10\n\x12\x0e\n\nPHASE_DONE\x10\x0b\x12\x10\n\x0cPHASE_FAILED\x10\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PHASE']._serialized_start=519
-  _globals['_PHASE']._serialized_end=791
+  _globals['_PHASE']._serialized_start=619
+  _globals['_PHASE']._serialized_end=891
   _globals['_ARTEFACT']._serialized_start=38
   _globals['_ARTEFACT']._serialized_end=78
   _globals['_HELLOREQUEST']._serialized_start=80
@@ -49,6 +49,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MEMBERSHIPREPLY']._serialized_end=402
   _globals['_CHUNK']._serialized_start=404
   _globals['_CHUNK']._serialized_end=441
-  _globals['_DOWNLOADREQUEST']._serialized_start=443
-  _globals['_DOWNLOADREQUEST']._serialized_end=516
+  _globals['_LEDGERHEAD']._serialized_start=443
+  _globals['_LEDGERHEAD']._serialized_end=541
+  _globals['_DOWNLOADREQUEST']._serialized_start=543
+  _globals['_DOWNLOADREQUEST']._serialized_end=616
 # @@protoc_insertion_point(module_scope)

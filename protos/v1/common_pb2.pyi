@@ -246,6 +246,45 @@ class Chunk(_message.Message):
 Global___Chunk: _TypeAlias = Chunk  # noqa: Y015
 
 @_typing.final
+class LedgerHead(_message.Message):
+    """The newest entry of a ledger of privacy budgets, signed by its owner (security/SPEC.md 13). Who has recorded one can tell
+    later that the ledger was cut, forked or restored from a backup.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    owner: _builtins.str
+    """identity URI"""
+    public_key: _builtins.bytes
+    """Ed25519, 32 bytes"""
+    sequence: _builtins.int
+    hash: _builtins.bytes
+    """of the entry, 32 bytes"""
+    signature: _builtins.bytes
+    """Ed25519, 64 bytes"""
+    def __init__(
+        self,
+        *,
+        owner: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+        sequence: _builtins.int = ...,
+        hash: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "owner", b"owner", "public_key", b"public_key", "sequence", b"sequence", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LedgerHead: _TypeAlias = LedgerHead  # noqa: Y015
+
+@_typing.final
 class DownloadRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -236,6 +236,7 @@ class Train(_message.Message):
     ANCHORS_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
+    LEDGER_HEADS_FIELD_NUMBER: _builtins.int
     samples: _builtins.float
     """training patients of all sites, from the last opened sum"""
     @_builtins.property
@@ -250,6 +251,10 @@ class Train(_message.Message):
     def start(self) -> _common_pb2.Artefact:
         """the server's weights of round 0 that no segment carries; absent if none"""
 
+    @_builtins.property
+    def ledger_heads(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.LedgerHead]:
+        """the coordinator's and all that it knows; no part of the revision"""
+
     def __init__(
         self,
         *,
@@ -257,10 +262,11 @@ class Train(_message.Message):
         anchors: _common_pb2.Artefact | None = ...,
         start: _common_pb2.Artefact | None = ...,
         samples: _builtins.float = ...,
+        ledger_heads: _abc.Iterable[_common_pb2.LedgerHead] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["anchors", b"anchors", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchors", b"anchors", "samples", b"samples", "segments", b"segments", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchors", b"anchors", "ledger_heads", b"ledger_heads", "samples", b"samples", "segments", b"segments", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -685,6 +691,7 @@ class ReportRequest(_message.Message):
     MASKED_FIELD_NUMBER: _builtins.int
     CONFIRMED_FIELD_NUMBER: _builtins.int
     UNMASKED_FIELD_NUMBER: _builtins.int
+    LEDGER_HEADS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """grows by one with each new report of a site"""
     @_builtins.property
@@ -713,6 +720,10 @@ class ReportRequest(_message.Message):
     def confirmed(self) -> Global___Confirmed: ...
     @_builtins.property
     def unmasked(self) -> Global___Unmasked: ...
+    @_builtins.property
+    def ledger_heads(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.LedgerHead]:
+        """the site's own, and the coordinator's as the site has recorded it"""
+
     def __init__(
         self,
         *,
@@ -729,10 +740,11 @@ class ReportRequest(_message.Message):
         masked: Global___Masked | None = ...,
         confirmed: Global___Confirmed | None = ...,
         unmasked: Global___Unmasked | None = ...,
+        ledger_heads: _abc.Iterable[_common_pb2.LedgerHead] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "advertised", b"advertised", "confirmed", b"confirmed", "declined", b"declined", "finished", b"finished", "masked", b"masked", "prepared", b"prepared", "report", b"report", "round", b"round", "shared", b"shared", "submitted", b"submitted", "trained", b"trained", "unmasked", b"unmasked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "advertised", b"advertised", "confirmed", b"confirmed", "declined", b"declined", "finished", b"finished", "masked", b"masked", "prepared", b"prepared", "report", b"report", "round", b"round", "sequence", b"sequence", "shared", b"shared", "submitted", b"submitted", "trained", b"trained", "unmasked", b"unmasked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "advertised", b"advertised", "confirmed", b"confirmed", "declined", b"declined", "finished", b"finished", "ledger_heads", b"ledger_heads", "masked", b"masked", "prepared", b"prepared", "report", b"report", "round", b"round", "sequence", b"sequence", "shared", b"shared", "submitted", b"submitted", "trained", b"trained", "unmasked", b"unmasked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["accepted", "trained", "submitted", "declined", "finished", "prepared", "advertised", "shared", "masked", "confirmed", "unmasked"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015

@@ -12,6 +12,7 @@ from protos import codec
 from protos.codec.checks import (
     MAX_ARTEFACT_BYTES,
     MAX_COUNT,
+    MAX_HEADS,
     MAX_MODALITIES,
     MAX_PEM_BYTES,
     MAX_ROSTER,
@@ -41,6 +42,7 @@ from protos.terms import (
     Finished,
     Instruction,
     KeyShare,
+    LedgerHead,
     Mask,
     Masked,
     NamedHash,
@@ -93,6 +95,17 @@ def _some(items: st.SearchStrategy[Any], most: int, key: Callable[[Any], str] | 
     return st.lists(items, max_size=min(most, 6), unique_by=key).map(tuple)
 
 
+owners = st.builds(
+    "spiffe://{}/{}/{}".format,
+    st.sampled_from(["demo", "brain.example.org"]),
+    st.sampled_from(["site", "coordinator"]),
+    names,
+)
+heads = _some(
+    st.builds(LedgerHead, owner=owners, key=keys, sequence=counts, hash=digests, signature=signatures),
+    MAX_HEADS,
+    lambda head: head.owner,
+)
 segments = st.builds(BroadcastSegment, name=segment_names, artefact=artefacts, owners=st.integers(0, MAX_ROSTER))
 trains = st.builds(
     Train,
@@ -100,6 +113,7 @@ trains = st.builds(
     anchors=st.none() | artefacts,
     start=st.none() | artefacts,
     samples=reals,
+    heads=heads,
 )
 rosters = st.sets(names, min_size=1, max_size=8).map(lambda sites: tuple(sorted(sites)))
 submits = st.builds(Submit, roster=rosters, context=digests)
@@ -204,7 +218,9 @@ BODIES: dict[str, st.SearchStrategy[Any]] = {  # by name in the schema
     "confirmed": st.builds(Confirmed, signature=signatures),
     "unmasked": unmaskings(),
 }
-REPORTS = {name: st.builds(Report, sequence=_revisions, round=rounds, body=body) for name, body in BODIES.items()}
+REPORTS = {
+    name: st.builds(Report, sequence=_revisions, round=rounds, body=body, heads=heads) for name, body in BODIES.items()
+}
 reports = st.one_of(*REPORTS.values())
 replies = st.builds(ReportReply, sequence=_revisions, in_round=st.booleans(), message=texts)
 

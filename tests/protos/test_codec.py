@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from google.protobuf.message import Message
 from hypothesis import given, settings
@@ -16,10 +18,12 @@ from protos.terms import (
     DeclineCause,
     Declined,
     Instruction,
+    LedgerHead,
     Phase,
     Report,
     ReportReply,
     RoundId,
+    Train,
     Wait,
 )
 from protos.v1 import common_pb2 as common
@@ -92,6 +96,14 @@ def test_words_of_any_origin_are_sent_in_a_form_that_is_taken(words: str) -> Non
 def test_long_words_are_cut_and_show_it() -> None:
     assert clean_text("a" * 501) == "a" * 499 + "…"
     assert clean_text("one\ntwo\x1b[31m\u202ered") == "one two [31m red"
+
+
+def test_heads_of_ledgers_do_not_show_in_a_broadcast_that_is_compared_by_its_representation() -> None:
+    """PROTOCOL 4.16: revisions and names of inputs are made of representations."""
+    head = LedgerHead(owner="spiffe://demo/site/a", key=bytes(32), sequence=1, hash="ab" * 32, signature=bytes(64))
+    bare = Train(segments=(), anchors=None, start=None, samples=1.0)
+    assert repr(replace(bare, heads=(head,))) == repr(bare)
+    assert replace(bare, heads=(head,)) != bare
 
 
 def test_fields_that_are_not_known_are_ignored() -> None:

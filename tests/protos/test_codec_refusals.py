@@ -77,6 +77,21 @@ def chunk(offset: int, size: int) -> common.Chunk:
     return common.Chunk(offset=offset, data=bytes(size))
 
 
+def head(**changes: Any) -> common.LedgerHead:
+    sound: dict[str, Any] = {
+        "owner": "spiffe://demo/site/a",
+        "public_key": bytes(32),
+        "sequence": 3,
+        "hash": bytes(32),
+        "signature": bytes(64),
+    }
+    return common.LedgerHead(**(sound | changes))
+
+
+def heads(*found: common.LedgerHead) -> federation.ReportRequest:
+    return report(accepted=federation.Accepted(), ledger_heads=found)
+
+
 REFUSED: list[tuple[str, Any, str]] = [
     # PROTOCOL 2.5: oneofs and parts that must be there
     ("instruction", federation.Instruction(revision=1), "Instruction.task: nothing"),
@@ -154,6 +169,24 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("instruction", submit("b", "a"), r"Submit.roster\[1\]: 'a' does not come after 'b'"),
     ("instruction", submit("a", "a"), r"Submit.roster\[1\]: 'a' does not come after 'a'"),
     ("report", trained(*[federation.SegmentSlice(name="common", values=1)] * 2), "Trained.manifest.segments: a name"),
+    # PROTOCOL 2.9: heads of ledgers
+    ("report", heads(*[head()] * 1025), "ReportRequest.ledger_heads: 1025 items, wanted 0 to 1024"),
+    ("report", heads(head(), head(sequence=4)), "ReportRequest.ledger_heads: a name is there twice"),
+    ("report", heads(head(owner="")), r"ReportRequest.ledger_heads\[0\].owner: '' is no identity"),
+    ("report", heads(head(owner="spiffe://demo/site/a/b")),
+     r"ReportRequest.ledger_heads\[0\].owner: '.*' is no identity"),
+    ("report", heads(head(owner="spiffe://demo/nurse/a")),
+     r"ReportRequest.ledger_heads\[0\].owner: '.*' is no identity"),
+    ("report", heads(head(owner="a" * 161)),
+     r"ReportRequest.ledger_heads\[0\].owner: 161 characters, wanted at most 160"),
+    ("report", heads(head(public_key=bytes(31))), r"ReportRequest.ledger_heads\[0\].public_key: 31 bytes, wanted 32"),
+    ("report", heads(head(hash=bytes(33))), r"ReportRequest.ledger_heads\[0\].hash: 33 bytes, wanted 32"),
+    ("report", heads(head(signature=b"")), r"ReportRequest.ledger_heads\[0\].signature: 0 bytes, wanted 64"),
+    ("report", heads(head(sequence=1 << 63)), r"ReportRequest.ledger_heads\[0\].sequence: 9223372036854775808, wanted"),
+    ("instruction", train(SEGMENT, ledger_heads=[head(), head(owner="spiffe://demo/site/b", hash=b"")]),
+     r"Train.ledger_heads\[1\].hash: 0 bytes"),
+    ("instruction", instruction(finish=federation.Finish(last=federation.Train(ledger_heads=[head()] * 1025))),
+     "Finish.last.ledger_heads: 1025 items"),
     # PROTOCOL 7: transfers
     ("chunk", chunk(0, 0), "Chunk.data: 0 bytes"),
     ("chunk", chunk(0, MAX_CHUNK_BYTES + 1), "Chunk.data: 2097153 bytes"),
@@ -200,6 +233,7 @@ def test_every_message_that_these_cases_build_on_is_sound() -> None:
     codec.decode_instruction(submit("a", "b"))
     codec.decode_report(trained(federation.SegmentSlice(name="common", values=1)))
     codec.decode_report(declined(3))
+    codec.decode_report(heads(head(), head(owner="spiffe://demo/coordinator/c")))
     codec.decode_enrol(enrol())
     codec.decode_description(describe())
 
@@ -219,10 +253,12 @@ def test_the_secret_of_a_token_is_in_no_error_and_no_representation() -> None:
         ("instruction", submit(*[""] * 500_000).SerializeToString()),
         ("report", trained(*[federation.SegmentSlice()] * 500_000).SerializeToString()),
         ("report", declined(3, "\n" * 4_000_000).SerializeToString()),
+        ("report", heads(*[common.LedgerHead()] * 500_000).SerializeToString()),
+        ("instruction", train(ledger_heads=[head(owner="a" * 4_000_000)]).SerializeToString()),
         ("enrol", enrol(modalities=[""] * 500_000).SerializeToString()),
         ("round", federation.RoundId(run="a" * 4_000_000).SerializeToString()),
     ],
-    ids=["segments", "roster", "slices", "words", "modalities", "name"],
+    ids=["segments", "roster", "slices", "words", "heads", "owner", "modalities", "name"],
 )
 def test_bloated_messages_are_refused_before_anything_is_built_of_them(what: str, message: bytes) -> None:
     """PROTOCOL 2.4: beyond what protobuf itself took, refusing costs next to nothing."""

@@ -94,6 +94,8 @@ def test_numbers_are_those_of_the_code() -> None:
         f"`sealed` 1 to {checks.MAX_SEALED_BYTES:,};".replace(",", " "),
         f"`seeds` has at most {checks.MAX_SEED_SHARES:,}".replace(",", " "),
         f"`commitments` have 1 to {checks.MAX_SEGMENTS} items",
+        f"`ledger_heads` has at most {checks.MAX_HEADS} items",
+        f"at most {checks.MAX_URI} characters",
         f"`broadcast` has 1 to {checks.MAX_SEGMENTS + 2}",
         f"{MAX_MESSAGE_BYTES >> 20} MiB at either end",
         f"at most {MAX_LIST_BYTES >> 20} MiB",
