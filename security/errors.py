@@ -85,6 +85,36 @@ class AuditError(SecurityError):
     """An audit log was altered, shortened, reordered or forked."""
 
 
+class PrivacyError(SecurityError):
+    """Something about privacy budgets cannot be done or believed; nothing is released instead."""
+
+
+class BudgetError(PrivacyError):
+    """A budget, or what is to be spent of it, is out of range or does not fit."""
+
+
+class LedgerError(PrivacyError):
+    """A ledger is damaged, foreign, in use, or cannot be written."""
+
+
+class RolledBackError(LedgerError):
+    """Others have seen more of our own ledger than there is, or something else in its place."""
+
+
+class ForkError(LedgerError):
+    """An owner has shown two ledgers that cannot both be its own.
+
+    Args:
+        problem: What is wrong.
+        remedy: What to do about it.
+        owner: Whose ledger, as an identity URI.
+    """
+
+    def __init__(self, problem: str, *, remedy: str | None = None, owner: str = "") -> None:
+        super().__init__(problem, remedy=remedy)
+        self.owner = owner
+
+
 class SecureAggregationError(SecurityError):
     """A round of secure aggregation cannot go on as asked; nothing is sent instead."""
 
