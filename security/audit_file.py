@@ -9,9 +9,6 @@ of their own. Needs a POSIX file system with locks.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -23,7 +20,7 @@ from typing import Self
 from security import audit
 from security.audit import MAX_RECORD_BYTES, AuditRecord
 from security.errors import AuditError
-from security.files import PRIVATE, sync_folder
+from security.line_file import LineFile
 
 _MAX_LINE_BYTES = MAX_RECORD_BYTES + 1
 _TAIL_BYTES = 4 * _MAX_LINE_BYTES  # holds the beginning of a record, two whole ones and a torn one, whatever their size
@@ -60,13 +57,11 @@ class AuditFile:
     def __init__(self, path: Path) -> None:
         self.path, self.cut_bytes = path, 0
         self._lock = threading.Lock()
-        self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        self._file = LineFile(path, AuditError)
         try:
-            _hold(self._handle, path)
-            self._size, self._last = self._recover()
-            sync_folder(path.absolute().parent)
+            self._last = self._recover()
         except BaseException:
-            os.close(self._handle)
+            self._file.close()
             raise
 
     @property
@@ -99,18 +94,13 @@ class AuditFile:
                 self._last, at=at, actor=actor, action=action, subject=subject, outcome=outcome, details=details
             )
             line = audit.to_line(made).encode() + b"\n"
-            if os.fstat(self._handle).st_size != self._size:
-                raise AuditError(
-                    f"{self.path} does not end where it did: another program changed it, or the disk failed",
-                    remedy="keep a copy of it, verify it, and start the program again",
-                )
-            self._write(line)
-            self._size, self._last = self._size + len(line), made
+            self._file.append(line)
+            self._last = made
             return made
 
     def close(self) -> None:
         """Let another process write."""
-        os.close(self._handle)
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -120,31 +110,18 @@ class AuditFile:
     ) -> None:
         self.close()
 
-    def _write(self, line: bytes) -> None:
-        rest = memoryview(line)
-        try:
-            while rest:
-                rest = rest[os.write(self._handle, rest) :]
-            os.fsync(self._handle)
-        except BaseException:
-            with contextlib.suppress(OSError):  # what stays is found by the next append, and cut by the next opening
-                os.ftruncate(self._handle, self._size)
-            raise
-
-    def _recover(self) -> tuple[int, AuditRecord | None]:
-        """Cut a torn last line off and verify the tail; return the size and the newest record."""
-        size = os.fstat(self._handle).st_size
+    def _recover(self) -> AuditRecord | None:
+        """Cut a torn last line off and verify the tail; return the newest record."""
+        size = self._file.size
         start = max(0, size - _TAIL_BYTES)
-        *lines, torn = os.pread(self._handle, size - start, start).split(b"\n")
+        *lines, torn = os.pread(self._file.fileno(), size - start, start).split(b"\n")
         if len(torn) > MAX_RECORD_BYTES:
             raise AuditError(f"{self.path} ends with {len(torn)} bytes or more that are no record")
         found = self._verified([line + b"\n" for line in (lines[1:] if start else lines)], whole=not start)
         if torn:
-            size -= len(torn)
-            os.ftruncate(self._handle, size)
-            os.fsync(self._handle)
+            self._file.cut(size - len(torn))
             self.cut_bytes = len(torn)
-        return size, found[-1] if found else None
+        return found[-1] if found else None
 
     def _verified(self, lines: list[bytes], *, whole: bool) -> list[AuditRecord]:
         try:
@@ -159,15 +136,6 @@ class AuditFile:
                 remedy="move it away and keep it, tell whoever answers for security, and compare it with its copies",
             ) from error
         return found
-
-
-def _hold(handle: int, path: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise
-        raise AuditError(f"another process writes {path}", remedy="one process writes a log: stop the other") from None
 
 
 def _record(line: bytes, place: int | None) -> AuditRecord:

@@ -1,7 +1,7 @@
 """The words of privacy budgets: what a mechanism does, what may be spent, and what a release is charged with.
 
-Guarantees that no value of these types is meaningless: noise, clip and rate are positive and finite, a budget's delta is
-a probability. Whether a claim fits a budget says `ledger`; how much several events cost together says an accountant.
+Guarantees that no value of these types is meaningless: noise, clip and rate are positive and finite, a delta is a
+probability. Whether a claim fits a budget says `ledger`; how much several events cost together says an accountant.
 """
 
 from __future__ import annotations
