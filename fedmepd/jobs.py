@@ -84,6 +84,8 @@ class SiteRound(Job):
         attempt: Which try of the round it is; the same inputs give the same result in every attempt.
         inputs: What was downloaded.
         out_dir: Where the contribution goes.
+        patients: How many training patients the round's privacy was reckoned for; None where it has none. With another
+            number of them nothing is trained.
     """
 
     state_dir: Path
@@ -91,6 +93,7 @@ class SiteRound(Job):
     attempt: int = Field(1, ge=1)
     inputs: Inputs
     out_dir: Path
+    patients: int | None = Field(None, ge=1)
 
 
 class LeadStart(Job):
@@ -98,6 +101,7 @@ class LeadStart(Job):
 
     Attributes:
         release: Whether private anchors may be made now; without it they stay as they are.
+        patients: As in `SiteRound`, of the server.
         state_dir: The server's state; two rounds of it are kept.
         out_dir: Where the artefacts of the next round go.
     """
@@ -105,6 +109,7 @@ class LeadStart(Job):
     state_dir: Path
     out_dir: Path
     release: bool = True
+    patients: int | None = Field(None, ge=1)
 
 
 class Sum(Section):
