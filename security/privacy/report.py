@@ -1,6 +1,6 @@
 """What one ledger says about its owner's patients, for a person who answers for them.
 
-Pure: from the entries of a ledger and from what its verification found (`Standing`) to a model that `report_rows`
+Pure: from the entries of a ledger and from what its verification found (`Finding`) to a model that `report_rows`
 puts into tables and `report_page` on paper. The entries must have been verified before: nothing here checks a hash
 or a signature. The sentences are in `report_words`.
 
@@ -24,7 +24,7 @@ UNBOUNDED = "unbounded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Finding:
     """What the verification of a ledger found beside its entries.
 
     Attributes:
@@ -187,12 +187,13 @@ class OwnerReport:
         budget: In force; None if there is none.
         changes: All settings of the budget.
         spent: Epsilon of all debits, as the owner stated it with the last one.
+        spent_delta: Delta at which it was stated; None if nothing was spent.
         uses: Per mechanism.
         releases: What left or was about to leave, in the order of the debits.
         unaccounted: Uses without a guarantee.
         witnessed: The newest that this ledger notes of each other one.
         points: How spending and budget went.
-        standing: What the verification found.
+        finding: What the verification found.
     """
 
     owner: str
@@ -204,12 +205,13 @@ class OwnerReport:
     budget: Budget | None
     changes: tuple[BudgetChange, ...]
     spent: float
+    spent_delta: float | None
     uses: tuple[Use, ...]
     releases: tuple[Releases, ...]
     unaccounted: tuple[Unaccounted, ...]
     witnessed: tuple[Sighting, ...]
     points: tuple[Point, ...]
-    standing: Standing
+    finding: Finding
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -233,6 +235,11 @@ class OwnerReport:
     def left(self) -> float | None:
         """What is left of the budget; None without one."""
         return None if self.budget is None else max(0.0, self.budget.epsilon - self.spent)
+
+    @property
+    def stale(self) -> bool:
+        """Whether the budget's delta was changed since epsilon was stated."""
+        return self.spent_delta is not None and self.budget is not None and self.spent_delta != self.budget.delta
 
     @property
     def unused(self) -> int:

@@ -6,12 +6,7 @@ proves something wrong.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
-
-from security import strict_json
-from security.errors import PrivacyError
 
 MAX_AUDIT_BYTES = 1024 * 1024
 

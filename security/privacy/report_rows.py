@@ -7,16 +7,16 @@ printed is never better than what holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from security.identity import Identity
+from security.identity import Identity, Role
 from security.privacy import report_words as words
 from security.privacy.report import UNBOUNDED, OwnerReport, Releases, Report, Use
 from security.privacy.terms import Budget
 
-_SHORT_HASH = 16
+_SHORT_HASH = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,11 @@ def small(value: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
+def sentence(words: str) -> str:
+    """Return words with a capital letter at their beginning."""
+    return words[:1].upper() + words[1:]
+
+
 def when(at: datetime) -> str:
     """Return a time in UTC, to the minute."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
@@ -71,9 +76,9 @@ def short(digest: str) -> str:
 
 
 def name_of(owner: str) -> str:
-    """Return an owner's URI as `role id`."""
+    """Return an owner's URI as `role id`; the role alone where both are the same word."""
     identity = Identity.parse(owner)
-    return f"{identity.role.value} {identity.id}"
+    return identity.id if identity.id == identity.role.value else f"{identity.role.value} {identity.id}"
 
 
 def budget_words(budget: Budget | None) -> str:
@@ -222,7 +227,7 @@ def heads(report: Report) -> Table:
                 str(one.entries - 1),
                 when(one.newest),
                 one.head,
-                ", ".join(f"{name_of(seen.by)} (entry {seen.sequence})" for seen in one.standing.seen) or "nobody",
+                ", ".join(f"{name_of(seen.by)} (entry {seen.sequence})" for seen in one.finding.seen) or "nobody",
             )
             for one in report.owners
         ),
@@ -244,8 +249,27 @@ def tables(owner: OwnerReport) -> Sequence[Table]:
     return (uses(owner), releases(owner), unaccounted(owner), budgets(owner), witnessed(owner))
 
 
-def _rounded(value: float, towards: object) -> str:
+def mechanisms(report: Report) -> tuple[str, ...]:
+    """Return the mechanisms that were used by any owner."""
+    return tuple(sorted({use.mechanism for owner in report.owners for use in owner.uses}))
+
+
+def coordinates(report: Report) -> bool:
+    """Whether a coordinator is among the owners."""
+    return any(Identity.parse(one.owner).role is Role.COORDINATOR for one in report.owners)
+
+
+def same_noise(report: Report) -> bool:
+    """Whether the mechanism was attacked with a noise with which it was used."""
+    bound = report.bound
+    return bound is None or any(
+        one.mechanism == bound.mechanism and math.isclose(one.noise, bound.noise, rel_tol=1e-9)
+        for owner in report.owners
+        for one in owner.releases
+    )
+
+
+def _rounded(value: float, towards: Callable[[float], int]) -> str:
     if math.isinf(value):
         return "infinite"
-    scaled = round(value * 100, 6)  # what is 3.2 up to the last bit of a float stays 3.2
-    return f"{(math.ceil if towards is math.ceil else math.floor)(scaled) / 100:.2f}"
+    return f"{towards(round(value * 100, 6)) / 100:.2f}"  # 3.2 but for the last bit of a float stays 3.20

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+RELATION = "one patient more or less"
 NEIGHBOURS = (
     "Two data sets are neighbours if one holds one patient more than the other, with all images, labels and crops of "
     "that patient. How many patients there are is taken to be public."
