@@ -20,11 +20,12 @@ import torch.nn.functional as F  # noqa: N812  the customary name
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from fedmepd.per_sample import SLOW_CONVOLUTION_NUMEL, convolve_each
+
 NEGATIVE_SLOPE = 0.2
 _EPSILON = 1e-5
 _CHUNK = 1 << 18  # elements handled at once: temporaries stay in the cache
 _BLOCK = 256  # voxels summed in single precision before double precision takes over
-_SLOW_CONVOLUTION_NUMEL = 20480  # at batch 1 and N*C*D*H up to this PyTorch falls to a slow CPU convolution
 
 
 class _NormActivation(torch.autograd.Function):
@@ -112,13 +113,16 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: i
 
     A 1x1x1 kernel is a matrix product over the voxels, several times faster than as a convolution. On CPUs a single
     small sample is cut into two, because for more than one sample PyTorch takes a kernel that is several times faster.
+    A weight with one copy per sample (a dimension more) gets a gradient per sample.
     """
+    if weight.dim() > x.dim():
+        return convolve_each(x, weight, bias, stride=stride)
     if weight.shape[-1] == 1:
         return as_volume(F.linear(as_voxels(x), weight.flatten(1), bias), x.shape)
     padding = [edge // 2 for edge in weight.shape[2:]]
     size = x.shape
     lonely = size[0] == 1 and not x.is_cuda
-    if lonely and stride == 1 and size[1] * size[2] * size[3] <= _SLOW_CONVOLUTION_NUMEL:
+    if lonely and stride == 1 and size[1] * size[2] * size[3] <= SLOW_CONVOLUTION_NUMEL:
         return _convolve_halves(x, weight, bias)
     return F.conv3d(x, weight, bias, stride, padding)
 
@@ -147,8 +151,9 @@ def upsample_convolve(x: Tensor, weight: Tensor) -> Tensor:
     if x.is_cuda:
         return convolve(upsample(x), weight)
     wide = F.interpolate(x, scale_factor=(1, 2, 2), mode="trilinear", align_corners=True)
-    kernels = weight.contiguous(memory_format=torch.channels_last_3d).unbind(2)
-    slices = [convolve(wide, kernel.unsqueeze(2)).permute(0, 2, 3, 4, 1).flatten(2) for kernel in kernels]
+    if weight.dim() == x.dim():
+        weight = weight.contiguous(memory_format=torch.channels_last_3d)
+    slices = [convolve(wide, kernel.unsqueeze(-3)).permute(0, 2, 3, 4, 1).flatten(2) for kernel in weight.unbind(-3)]
     out = torch.matmul(_depth_taps(x.shape[2], x.dtype), torch.cat(slices, dim=1))
     grid: Tensor = out.unflatten(2, (*wide.shape[3:], -1))
     return grid.permute(0, 4, 1, 2, 3)
@@ -218,14 +223,21 @@ class StackedBlock(nn.Module):
             x: Features of the present modalities, stacked in canonical order.
             present: Their positions among the federation's modalities.
         """
-        return norm_activation(convolve(x, present_slices(self.conv.weight, present, self.channels)))
+        return norm_activation(convolve(x, present_slices(self.conv.weight, present, self.channels, dim=-4)))
 
 
-def present_slices(weight: Float[Tensor, "o i *k"], present: tuple[int, ...], channels: int) -> Tensor:
-    """Return the input slices of a stacked weight that belong to the present modalities."""
-    if len(present) * channels == weight.shape[1]:
+def present_slices(weight: Tensor, present: tuple[int, ...], channels: int, *, dim: int) -> Tensor:
+    """Return the slices of a stacked weight that belong to the present modalities.
+
+    Args:
+        weight: Weight over the stacked features of all modalities.
+        present: Positions of the present ones.
+        channels: Channels per modality.
+        dim: The stacked dimension, counted from the last.
+    """
+    if len(present) * channels == weight.shape[dim]:
         return weight
-    return torch.cat([weight[:, m * channels : (m + 1) * channels] for m in present], dim=1)
+    return torch.cat([weight.narrow(dim, m * channels, channels) for m in present], dim=dim)
 
 
 def upsample(x: Float[Tensor, "batch channel d h w"], scale: int = 2) -> Tensor:

@@ -13,7 +13,7 @@ published computation and kept for the count.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -110,7 +110,7 @@ class AnchorAttention(nn.Module):
     def __init__(self, channels: int, heads: int, style: CalibrationStyle) -> None:
         super().__init__()
         self.channels, self.heads, self.style = channels, heads, style
-        self.generator: torch.Generator | None = None  # of dropout; None draws from the global one
+        self.generators: tuple[torch.Generator, ...] = ()  # of dropout: one, or one per sample; none: the global one
         self.query = nn.Linear(channels, heads * channels)
         self.key = nn.Linear(channels, heads * channels)
         self.value = nn.Linear(channels, heads * channels)
@@ -131,26 +131,45 @@ class AnchorAttention(nn.Module):
         key_matrix, key_bias = self._keys(anchors)
         key_bias = key_bias.masked_fill(~present.repeat(self.heads), float("-inf"))
         folded = (key_matrix, key_bias, self._values(anchors), self.output.bias)
-        keep = _draw_kept(queries, key_bias.numel(), self.generator) if self.training else None
-        out: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
-            queries, *(t.to(queries.dtype) for t in folded), self.heads, keep
-        )
+        out = self._attend(queries, tuple(t.to(queries.dtype) for t in folded))
         if self.style == "residual":
             out = voxels + out
         return as_volume(out, feature.shape)
 
+    def _attend(self, queries: Tensor, folded: tuple[Tensor, ...]) -> Tensor:
+        """Attend; weights with one copy per sample (private training) get a gradient and dropout per sample."""
+        bias = folded[1]
+        if bias.dim() == 1:
+            generator = self.generators[0] if self.generators else None
+            keep = _draw_kept(queries, bias.numel(), generator) if self.training else None
+            return _Attend.apply(queries, *folded, self.heads, keep)  # type: ignore[no-any-return, no-untyped-call]
+        generators = self.generators if len(self.generators) == len(queries) else [None] * len(queries)
+        parts = []
+        for sample, generator, *own in zip(queries.split(1), generators, *folded, strict=True):
+            keep = _draw_kept(sample, own[1].numel(), generator) if self.training else None
+            parts.append(_Attend.apply(sample, *own, self.heads, keep))  # type: ignore[no-untyped-call]
+        return torch.cat(parts)
+
     def _keys(self, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """Fold query and key projection: [channel, head*anchor] and its bias [head*anchor]."""
-        keys = self.key(anchors).unflatten(-1, (self.heads, -1)) * self.channels**-0.5
-        weight = self.query.weight.unflatten(0, (self.heads, -1))
-        matrix = torch.einsum("ahk,hkc->cha", keys, weight).flatten(1)
-        bias = torch.einsum("ahk,hk->ha", keys, self.query.bias.unflatten(0, (self.heads, -1))).flatten()
+        keys = _project(self.key, anchors).unflatten(-1, (self.heads, -1)) * self.channels**-0.5
+        weight = self.query.weight.unflatten(-2, (self.heads, -1))
+        matrix = torch.einsum("...ahk,...hkc->...cha", keys, weight).flatten(-2)
+        bias = torch.einsum("...ahk,...hk->...ha", keys, self.query.bias.unflatten(-1, (self.heads, -1))).flatten(-2)
         return matrix, bias
 
     def _values(self, anchors: Tensor) -> Tensor:
         """Fold value and output projection: [head*anchor, channel]."""
-        values = self.value(anchors).unflatten(-1, (self.heads, -1))
-        return torch.einsum("ahk,chk->hac", values, self.output.weight.unflatten(1, (self.heads, -1))).flatten(0, 1)
+        values = _project(self.value, anchors).unflatten(-1, (self.heads, -1))
+        weight = self.output.weight.unflatten(-1, (self.heads, -1))
+        return torch.einsum("...ahk,...chk->...hac", values, weight).flatten(-3, -2)
+
+
+def _project(layer: nn.Linear, x: Float[Tensor, "anchor i"]) -> Float[Tensor, "*copy anchor o"]:
+    """Apply a linear layer whose weight may have one copy per sample."""
+    if layer.weight.dim() == x.dim():
+        return layer(x)  # type: ignore[no-any-return]
+    return torch.matmul(x, layer.weight.transpose(-1, -2)) + layer.bias.unsqueeze(-2)
 
 
 class Calibration(nn.Module):
@@ -177,12 +196,17 @@ class Calibration(nn.Module):
             else:
                 nn.init.xavier_uniform_(parameter, generator=generator)
 
-    def seed_dropout(self, seed: int, device: torch.device) -> None:
-        """Draw dropout from an own stream from now on, whatever else the process draws."""
-        generator = torch.Generator(device).manual_seed(seed)
+    def seed_dropout(self, seeds: Sequence[int], device: torch.device) -> None:
+        """Draw dropout from an own stream from now on, whatever else the process draws.
+
+        Args:
+            seeds: One, or with weights that have a copy per sample one for each sample.
+            device: Where to draw.
+        """
+        generators = tuple(torch.Generator(device).manual_seed(seed) for seed in seeds)
         for attention in self.children():
             if isinstance(attention, AnchorAttention):
-                attention.generator = generator
+                attention.generators = generators
 
     def forward(self, level: int, feature: Tensor, anchors: Tensor, present: Tensor) -> Tensor:
         """Return the calibrated feature of a level."""

@@ -11,10 +11,12 @@ from typing import Any
 from fedmepd.cohorts import Settings, open_cohort, prepare_cohort, split_cases
 from fedmepd.compute import Backend
 from fedmepd.config import Config
-from fedmepd.errors import CohortError
+from fedmepd.errors import CohortError, ConfigError
 from fedmepd.model import Architecture
+from fedmepd.noise import Randomness
 from fedmepd.patients import MemberPatients, Patients, check_trainable
 from fedmepd.plan import Plan
+from fedmepd.private_training import PrivateLearner
 from fedmepd.sampling import CropSettings, CropSource
 from fedmepd.sections import SERVER_ID, Member
 from fedmepd.task import Task, load_task
@@ -146,7 +148,14 @@ def clusters_of(plan: Plan) -> int:
     return plan.anchors.clusters if method.clusters is None else method.clusters
 
 
-def learner_for(members: Sequence[FederationMember], plan: Plan, backend: Backend, *, workers: int = 0) -> Learner:
+def learner_for(
+    members: Sequence[FederationMember],
+    plan: Plan,
+    backend: Backend,
+    *,
+    workers: int = 0,
+    randomness: Randomness | None = None,
+) -> Learner:
     """Build the learner of one member, or of all together for pooled training.
 
     Args:
@@ -154,6 +163,10 @@ def learner_for(members: Sequence[FederationMember], plan: Plan, backend: Backen
         plan: Decides network, crops and optimiser.
         backend: Where to compute.
         workers: Loader processes.
+        randomness: Needed where the plan has the member train privately.
+
+    Raises:
+        ConfigError: If it is needed and missing.
     """
     first, task = members[0], load_task(plan.task)
     calibrated = first.id != SERVER_ID and clusters_of(plan) > 0
@@ -181,4 +194,21 @@ def learner_for(members: Sequence[FederationMember], plan: Plan, backend: Backen
         weight_decay=plan.training.weight_decay,
         rounds=plan.run.rounds,
     )
-    return Learner(architecture, sources, optimiser=optimiser, backend=backend, seed=plan.run.seed, member=first.id)
+    private = plan.privacy.server if first.id == SERVER_ID else plan.privacy.sites
+    if private is None:
+        return Learner(architecture, sources, optimiser=optimiser, backend=backend, seed=plan.run.seed, member=first.id)
+    if randomness is None:
+        raise ConfigError(
+            f"the plan has member {first.id!r} train privately, and this process was given no source of noise",
+            remedy="start the run through a command that composes one",
+        )
+    return PrivateLearner(
+        architecture,
+        sources,
+        optimiser=optimiser,
+        backend=backend,
+        seed=plan.run.seed,
+        member=first.id,
+        settings=private,
+        randomness=randomness,
+    )

@@ -104,7 +104,12 @@ class ModalityWeights(nn.Module):
         """
         rows = list(present)
         weight, bias = _stacked(self.hidden)
-        features = present_slices(weight[..., :-1].flatten(0, 1), present, self.channels).unflatten(0, bias.shape)
+        features = present_slices(weight[..., :-1], present, self.channels, dim=-1)
+        if bias.dim() > 2:  # noqa: PLR2004  one copy per sample: private training
+            x = torch.matmul(features, pooled.unsqueeze(-1)).squeeze(-1) + bias + weight[..., -1] * occupancy[..., None]
+            x = F.leaky_relu(x, NEGATIVE_SLOPE)
+            weight, bias = _stacked(self.score)
+            return torch.sigmoid(torch.matmul(weight[..., rows, :], x.unsqueeze(-1)).squeeze(-1) + bias[..., rows])
         x = torch.baddbmm(bias.unsqueeze(1), pooled.transpose(0, 1), features.transpose(1, 2))
         x = F.leaky_relu(torch.addcmul(x, occupancy.t().unsqueeze(2), weight[:, None, :, -1]), NEGATIVE_SLOPE)
         weight, bias = _stacked(self.score)
@@ -112,10 +117,11 @@ class ModalityWeights(nn.Module):
         return torch.sigmoid(x.transpose(0, 1))
 
 
-def _stacked(layers: Iterable[nn.Module]) -> tuple[Float[Tensor, "class o i"], Float[Tensor, "class o"]]:
+def _stacked(layers: Iterable[nn.Module]) -> tuple[Float[Tensor, "*copy class o i"], Float[Tensor, "*copy class o"]]:
     """Stack the weights and biases of one layer of the MLPs of all classes."""
     own = [dict(layer.named_parameters()) for layer in layers]
-    return torch.stack([p["weight"].flatten(1) for p in own]), torch.stack([p["bias"] for p in own])
+    weight = torch.stack([p["weight"].flatten(-4) for p in own], dim=-3)
+    return weight, torch.stack([p["bias"] for p in own], dim=-2)
 
 
 class _MaskedProduct(torch.autograd.Function):
@@ -186,8 +192,9 @@ class RegionFusion(nn.Module):
         occupancy = p.mean(dim=2) + _OCCUPANCY_FLOOR
         pooled = torch.bmm(p, x) / x.shape[1] / occupancy.unsqueeze(-1)
         weights = self.modality_weights(pooled, occupancy, present)
-        kernel = self.region1.weight.view(self.channels, self.classes, self.channels)
-        folded = torch.einsum("orc,brm->bmcro", kernel, weights).flatten(3, 4).flatten(1, 2)
+        kernel = self.region1.weight.flatten(-4).unflatten(-1, (self.classes, self.channels))
+        copies = "b" if kernel.dim() > weights.dim() else ""  # one per sample: private training
+        folded = torch.einsum(f"{copies}orc,brm->bmcro", kernel, weights).flatten(3, 4).flatten(1, 2)
         out: Tensor = _MaskedProduct.apply(x, p.transpose(1, 2).contiguous(), folded.to(x.dtype))  # type: ignore[no-untyped-call]
         return as_volume(out, stacked.shape)
 

@@ -75,6 +75,29 @@ class SegmentationLoss:
         return loss
 
 
+class SeparateLoss:
+    """The sum of the losses that `SegmentationLoss` gives each sample alone: private training needs one per patient.
+
+    Args:
+        label: Class indices [batch, d, h, w].
+        classes: Number of classes, background included.
+    """
+
+    def __init__(self, label: Integer[Tensor, "batch d h w"], classes: int) -> None:
+        self.batch = len(label)
+        target = one_hot(label, classes).flatten(2)
+        counts = target.sum(dim=2)
+        weighted = target * (1 - counts / counts.sum(dim=1, keepdim=True)).unsqueeze(2) / self.batch
+        self.target, self.weighted = (t.flatten(0, 1).unsqueeze(0).contiguous() for t in (target, weighted))
+        self.counts = counts.flatten()
+
+    def __call__(self, probabilities: Float[Tensor, "batch class d h w"]) -> Float[Tensor, ""]:
+        """Return the sum over the samples for one prediction."""
+        p = probabilities.flatten(2).flatten(0, 1).unsqueeze(0)  # every class of every sample is a class of its own
+        loss: Tensor = _DiceAndEntropy.apply(p, self.target, self.weighted, self.counts)[0]  # type: ignore[no-untyped-call]
+        return loss * self.batch
+
+
 def training_loss(output: Output, label: Integer[Tensor, "batch d h w"], classes: int) -> Float[Tensor, ""]:
     """Return the sum over the fused, deep and auxiliary predictions.
 

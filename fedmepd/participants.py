@@ -14,11 +14,13 @@ from torch import Tensor
 from fedmepd.aggregation import Opened
 from fedmepd.anchors import Anchors, cluster, smooth
 from fedmepd.compute import Backend
+from fedmepd.errors import ConfigError
 from fedmepd.federation import FederationMember, clusters_of, learner_for
 from fedmepd.layout import Layout
 from fedmepd.model import Architecture, Network
 from fedmepd.plan import Plan
-from fedmepd.round_state import Broadcast, Rules, ServerState, SiteResult, SiteState
+from fedmepd.private_anchors import PrivacyHooks, PrivateAnchorMaker, ReleasedHook
+from fedmepd.round_state import AnchorRelease, Broadcast, Rules, ServerState, SiteResult, SiteState
 from fedmepd.rounds import broadcast, server_round, server_start, site_round, site_start
 from fedmepd.runspec import RunSpec
 from fedmepd.sections import SERVER_ID
@@ -37,11 +39,24 @@ class SiteParticipant:
         member: The site with its patients.
         backend: Where to compute.
         workers: Loader processes.
+        privacy: For the private parts of the plan; needed where it has `privacy.sites`.
+
+    Raises:
+        ConfigError: If it is needed and missing.
     """
 
-    def __init__(self, spec: RunSpec, member: FederationMember, backend: Backend, *, workers: int = 0) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        member: FederationMember,
+        backend: Backend,
+        *,
+        workers: int = 0,
+        privacy: PrivacyHooks | None = None,
+    ) -> None:
         self.spec, self.member = spec, member
-        self.learner = learner_for([member], spec.plan, backend, workers=workers)
+        randomness = None if privacy is None else privacy.randomness
+        self.learner = learner_for([member], spec.plan, backend, workers=workers, randomness=randomness)
         self.rules = rules_of(spec, layout_of(spec, self.learner.architecture))
 
     def start(self, start: Mapping[str, Tensor]) -> SiteState:
@@ -89,32 +104,84 @@ class LeadParticipant:
         members: The server with its patients; all members where the method pools them.
         backend: Where to compute.
         workers: Loader processes.
+        privacy: For the private parts of the plan; needed where it has `privacy.server` or `privacy.anchors`.
+
+    Raises:
+        ConfigError: If it is needed and missing.
     """
 
     def __init__(
-        self, spec: RunSpec, members: Sequence[FederationMember], backend: Backend, *, workers: int = 0
+        self,
+        spec: RunSpec,
+        members: Sequence[FederationMember],
+        backend: Backend,
+        *,
+        workers: int = 0,
+        privacy: PrivacyHooks | None = None,
     ) -> None:
         self.spec, self.member = spec, members[0]
-        self.learner = learner_for(members, spec.plan, backend, workers=workers)
+        randomness = None if privacy is None else privacy.randomness
+        self.learner = learner_for(members, spec.plan, backend, workers=workers, randomness=randomness)
         self.rules = rules_of(spec, layout_of(spec, self.learner.architecture))
         self.owners = spec.owners(self.rules.layout)
-        self._release = AnchorMaker(self.learner, spec.plan) if clusters_of(spec.plan) else None
+        self._noisy_release = None if privacy is None else privacy.anchor_release
+        self._release()  # fails now, not after hours of training, if the mechanism is missing
 
-    def start(self, hook: StepHook | None = None) -> tuple[ServerState, Trained]:
-        """Do round 0: the first epoch from random weights, and the first anchors."""
+    def start(
+        self, hook: StepHook | None = None, *, permitted: bool = True, released: ReleasedHook | None = None
+    ) -> tuple[ServerState, Trained]:
+        """Do round 0: the first epoch from random weights, and the first anchors.
+
+        Args:
+            hook: Called after each step.
+            permitted: Whether private anchors may be released.
+            released: Told the digest of private anchors that were made.
+        """
         trainer = Trainer(self.learner, self.spec.plan, hook)
-        return server_start(self.learner.initial(), trainer, self._release, self.owners, self.rules)
+        release = self._release(permitted=permitted, released=released)
+        return server_start(self.learner.initial(), trainer, release, self.owners, self.rules)
 
     def round(
-        self, state: ServerState, opened: Opened | None, hook: StepHook | None = None
+        self,
+        state: ServerState,
+        opened: Opened | None,
+        hook: StepHook | None = None,
+        *,
+        permitted: bool = True,
+        released: ReleasedHook | None = None,
     ) -> tuple[ServerState, Trained]:
-        """Do the server's part of a round; `opened` is None for a round that failed."""
+        """Do the server's part of a round.
+
+        Args:
+            state: The server after the last round.
+            opened: The round's sums; None for a round that failed.
+            hook: Called after each step.
+            permitted: Whether private anchors may be released; without it they stay as they are.
+            released: Told the digest of private anchors that were made.
+        """
         trainer = Trainer(self.learner, self.spec.plan, hook)
-        return server_round(state, opened, trainer, self._release, rules=self.rules)
+        release = self._release(permitted=permitted, released=released)
+        return server_round(state, opened, trainer, release, rules=self.rules)
 
     def broadcast(self, state: ServerState, own: Sequence[str]) -> Broadcast:
         """Return what a site that owns these modalities downloads in the next round."""
         return broadcast(state, self.rules, own, self.owners)
+
+    def _release(self, *, permitted: bool = True, released: ReleasedHook | None = None) -> AnchorRelease | None:
+        """Return what makes the anchors; None for methods without."""
+        plan = self.spec.plan
+        if not clusters_of(plan):
+            return None
+        if plan.privacy.anchors is None:
+            return AnchorMaker(self.learner, plan)
+        if self._noisy_release is None:
+            raise ConfigError(
+                "the plan has privacy.anchors, and this process was given no mechanism that adds the noise",
+                remedy="start the run through a command that composes one",
+            )
+        return PrivateAnchorMaker(
+            learner=self.learner, plan=plan, release=self._noisy_release, permitted=permitted, released=released
+        )
 
     def validate(self, state: ServerState, known: Best | None) -> Validated:
         """Score the global model after a round; the server has no calibration and needs no anchors."""

@@ -13,7 +13,7 @@ from fedmepd.training import Trained
 
 
 def training_record(trained: Trained) -> dict[str, Any]:
-    """Return loss, time in seconds and steps of a member's training."""
+    """Return loss, time in seconds and steps of a member's training; the loss of private training is omitted."""
     return {"loss": trained.loss, "seconds": trained.seconds, "steps": trained.steps}
 
 

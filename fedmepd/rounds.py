@@ -136,7 +136,7 @@ def site_round(
     }
     contribution = pack(
         updates,
-        {"samples": samples, "loss": trained.loss * samples, "steps": trained.steps},
+        {"samples": samples, "loss": (trained.loss or 0.0) * samples, "steps": trained.steps},
         layout=rules.layout,
         formats=rules.formats,
         stream=(rules.run, received.round_number),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, radians
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fedmepd.cohorts import PreparedCase
 from fedmepd.errors import CohortError
+from fedmepd.patients import Patients
 from fedmepd.seeds import seed_of
 
 _ROTATION = radians(10.0)
@@ -86,6 +88,12 @@ class CropSource:
     ) -> None:
         self.cases, self.settings, self.seed, self.member, self.given = cases, settings, seed, member, given
 
+    @property
+    def patient_ids(self) -> tuple[str, ...]:
+        """The patient of each case."""
+        cases = self.cases.cases if isinstance(self.cases, Patients) else self.cases
+        return tuple(case.patient_id for case in cases)
+
     def steps(self, epochs: int) -> int:
         """Return how many batches show every patient `epochs` times."""
         return max(1, ceil(len(self.cases) * epochs / self.settings.batch)) if self.cases else 0
@@ -99,6 +107,27 @@ class CropSource:
         for item in loader:
             label = item["label"][:, 0].to(torch.uint8)
             yield Batch(images=item["image"], label=label, given=self.given)
+
+    def patient_crops(self, patient: str, round_number: int, step: int, count: int) -> Batch:
+        """Draw crops of one patient; they depend on nothing but the run's seed, patient, round and step.
+
+        Args:
+            patient: Whose; each crop is of one of the patient's cases.
+            round_number: The round.
+            step: The step in the round.
+            count: How many crops.
+        """
+        own = [index for index, owner in enumerate(self.patient_ids) if owner == patient]
+        items = []
+        for position in range(count):
+            seed = seed_of("patient", self.seed, self.member, round_number, step, patient, position)
+            items.append(_draw(self.cases[own[seed % len(own)]], self._own_transform, seed))
+        images, labels = (torch.stack([item[key] for item in items]) for key in ("image", "label"))
+        return Batch(images=images, label=labels[:, 0].to(torch.uint8), given=self.given)
+
+    @cached_property
+    def _own_transform(self) -> Compose:
+        return _transform(self.settings)
 
     def centred(self) -> Iterator[Batch]:
         """Yield every patient once, unaugmented: the crop around the centre of its labelled classes."""
@@ -125,15 +154,19 @@ class _RoundCrops(Dataset[dict[str, Tensor]]):
         return self.count
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
-        case = self.source.cases[self.order[position]]
-        self.transform.set_random_state(seed=self._seed("crop", position) % (1 << 32))
-        if case.label is None:
-            raise CohortError(f"case {case.case_id!r} has no label")
-        crops: Any = self.transform({"image": case.image, "label": case.label.unsqueeze(0)})
-        return {key: convert_to_tensor(crops[0][key], track_meta=False) for key in ("image", "label")}
+        return _draw(self.source.cases[self.order[position]], self.transform, self._seed("crop", position))
 
     def _seed(self, purpose: str, position: int) -> int:
         return seed_of(purpose, self.source.seed, self.source.member, self.round_number, position)
+
+
+def _draw(case: PreparedCase, transform: Compose, seed: int) -> dict[str, Tensor]:
+    """Draw one crop."""
+    transform.set_random_state(seed=seed % (1 << 32))
+    if case.label is None:
+        raise CohortError(f"case {case.case_id!r} has no label")
+    crops: Any = transform({"image": case.image, "label": case.label.unsqueeze(0)})
+    return {key: convert_to_tensor(crops[0][key], track_meta=False) for key in ("image", "label")}
 
 
 def _transform(settings: CropSettings) -> Compose:

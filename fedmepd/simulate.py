@@ -42,8 +42,8 @@ class Observer(Protocol):
     def round_begins(self, method: str, round_number: int, rounds: int) -> None:
         """Announce a round."""
 
-    def step(self, member: str, done: int, steps: int, loss: float) -> None:
-        """Report an optimiser step."""
+    def step(self, member: str, done: int, steps: int, loss: float | None) -> None:
+        """Report an optimiser step; the loss of private training is omitted."""
 
     def validating(self, member: str) -> None:
         """Announce a member's validation."""

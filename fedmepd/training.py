@@ -21,14 +21,14 @@ from torch import Tensor
 from fedmepd.anchors import Anchors, PrototypeTable, concatenate, prototypes
 from fedmepd.compute import Backend
 from fedmepd.errors import UpdateError
-from fedmepd.losses import SegmentationLoss
+from fedmepd.losses import SegmentationLoss, SeparateLoss
 from fedmepd.model import Architecture, Network, build, upsampled
 from fedmepd.sampling import Batch, CropSource
 from fedmepd.seeds import seed_of
 
 Weights = Mapping[str, Tensor]
 Moments = Mapping[str, Tensor]
-StepHook = Callable[[int, int, float], None]
+StepHook = Callable[[int, int, float | None], None]
 _POLYNOMIAL = 0.9
 
 
@@ -60,14 +60,14 @@ class Trained:
     Attributes:
         weights: All weights after training.
         moments: Optimiser moments by parameter and kind.
-        loss: Mean loss over the steps.
+        loss: Mean loss over the steps; None where it is omitted because training was private.
         steps: Optimiser steps taken.
         seconds: Wall-clock time.
     """
 
     weights: dict[str, Tensor]
     moments: dict[str, Tensor]
-    loss: float
+    loss: float | None
     steps: int
     seconds: float
 
@@ -102,8 +102,13 @@ class Learner:
 
     @property
     def samples(self) -> int:
-        """Training patients."""
+        """Training cases."""
         return sum(len(source.cases) for source in self.sources)
+
+    @property
+    def patients(self) -> int:
+        """Training patients; one may have several cases."""
+        return len({patient for source in self.sources for patient in source.patient_ids})
 
     def initial(self) -> dict[str, Tensor]:
         """Return fresh weights of the run's seed."""
@@ -131,7 +136,7 @@ class Learner:
             anchors: Anchors of the round, for members with LACCA.
             round_number: Decides crops, dropout and learning rate.
             steps: Batches per source.
-            hook: Called after each step with (step, steps, loss).
+            hook: Called after each step with (step, steps, loss); the loss is None where training is private.
 
         Raises:
             UpdateError: If the loss is not finite.
@@ -141,10 +146,10 @@ class Learner:
         self.network.train()
         if self.network.calibration is not None:
             seed = seed_of("dropout", self.seed, self.member, round_number)
-            self.network.calibration.seed_dropout(seed, self.backend.device)
+            self.network.calibration.seed_dropout([seed], self.backend.device)
         optimiser = self._optimiser(moments, round_number)
         anchors = None if anchors is None else anchors.to(self.backend.device)
-        losses = []
+        losses: list[float] = []
         for batch in self._batches(round_number, steps):
             losses.append(self._step(optimiser, batch, anchors))
             if hook is not None:
@@ -226,6 +231,7 @@ def backward(
     anchors: Anchors | None,
     given: tuple[str, ...],
     backend: Backend,
+    separate: bool = False,
 ) -> float:
     """Add the gradients of the training loss to the parameters and return the loss.
 
@@ -240,8 +246,9 @@ def backward(
         anchors: Anchors of the round, used where the member has LACCA.
         given: Which of the member's modalities are given.
         backend: Where and how to compute.
+        separate: Take the sum of each sample's own loss instead of the loss of all together.
     """
-    loss = SegmentationLoss(label, network.architecture.classes)
+    loss = (SeparateLoss if separate else SegmentationLoss)(label, network.architecture.classes)
     if network.auxiliary is None:
         with backend.autocast():
             prediction = network(images, given=given).probabilities

@@ -74,6 +74,7 @@ def opened_facts(opened: Opened, participant: SiteParticipant | LeadParticipant,
     patients, architecture = opened.member.patients, participant.learner.architecture
     return {
         "patients": {part: len(getattr(patients, part)) for part in ("train", "validate", "test")},
+        "training_patients": participant.learner.patients,
         "skipped": [{"case": case, "reason": reason} for case, reason in opened.skipped],
         "architecture": {
             "modalities": list(architecture.modalities),

@@ -69,9 +69,9 @@ class SimulationView:
         if self._rounds is not None:
             self._progress.update(self._rounds, completed=round_number)
 
-    def step(self, member: str, done: int, steps: int, loss: float) -> None:
+    def step(self, member: str, done: int, steps: int, loss: float | None) -> None:
         """Show an optimiser step."""
-        self._now(f"{member}: steps", done, steps, f"loss {loss:.2f}")
+        self._now(f"{member}: steps", done, steps, "private" if loss is None else f"loss {loss:.2f}")
 
     def validating(self, member: str) -> None:
         """Show that a member is being validated."""

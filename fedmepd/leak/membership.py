@@ -166,7 +166,7 @@ def _gradients(
     learner.load(model)
     network.train()
     if network.calibration is not None:
-        network.calibration.seed_dropout(seed_of("dropout", seed, learner.member, round_number), device)
+        network.calibration.seed_dropout([seed_of("dropout", seed, learner.member, round_number)], device)
     settings = learner.sources[0].settings
     source = CropSource([case], settings, seed=seed, member=learner.member, given=hospital.modalities)
     for batch in source.batches(round_number, len(hospital.trained)):

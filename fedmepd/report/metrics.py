@@ -24,9 +24,9 @@ class _Line(BaseModel):
 
 
 class Train(_Line):
-    """Local training of one member in one round; time in seconds."""
+    """Local training of one member in one round; time in seconds; no loss where training was private."""
 
-    loss: float
+    loss: float | None
     seconds: float = Field(ge=0)
     steps: int = Field(ge=0)
 
