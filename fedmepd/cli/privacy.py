@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fedmepd.cli import privacy_audit
 from fedmepd.errors import RunError
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ def register(app: typer.Typer) -> None:
 @_app.callback()
 def _group() -> None:
     pass
+
+
+privacy_audit.register(_app)
 
 
 @_app.command("demo-leak", help=_HELP)
