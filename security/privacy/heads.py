@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from security.encoding import frame, integer, text
-from security.errors import EncodingError, IdentityError, LedgerError, PrivacyError
+from security.errors import EncodingError, ForkError, IdentityError, LedgerError, PrivacyError
 from security.identity import Identity
 from security.keys import verify_signature
 from security.privacy.terms import check_digest
@@ -65,3 +65,30 @@ def verify_head(head: Head, consortium: str) -> None:
     if owner.consortium != consortium:
         raise wrong
     verify_signature(head.signature, message, head.key, wrong)
+
+
+def check_succession(seen: Head | None, head: Head) -> None:
+    """Check that a head can come after one of the same owner that was seen before.
+
+    Args:
+        seen: The newest head of that owner so far, if any.
+        head: The next one.
+
+    Raises:
+        ForkError: If both cannot be of one ledger that only grows.
+    """
+    if seen is None or (seen.key == head.key and seen.sequence < head.sequence):
+        return
+    if seen.key != head.key:
+        what = f"is now signed with the key {head.key.hex()}, and was with {seen.key.hex()}"
+    elif head.sequence < seen.sequence:
+        what = f"ends at entry {head.sequence}, and had entry {seen.sequence} before: it was shortened or restored"
+    elif head.hash != seen.hash:
+        what = f"has two entries {head.sequence}, {seen.hash} and {head.hash}: it was forked"
+    else:
+        return
+    raise ForkError(
+        f"the ledger of {head.owner} {what}",
+        remedy="ask the owner for an export and verify it together with ours: what it spent is in doubt until then",
+        owner=head.owner,
+    )

@@ -1,0 +1,55 @@
+"""What debits state as spent, computed again (SPEC 13.8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from security.errors import LedgerError
+from security.privacy.standing import Debit
+from security.privacy.terms import Event
+
+TOLERANCE = 0.05
+Accountant = Callable[[Sequence[Event], float], float]
+
+
+def recount(debits: Sequence[Debit], accountant: Accountant, say: Callable[[str], None]) -> float | None:
+    """Check the last debit at each delta, and only if one is off look for the first that is.
+
+    Args:
+        debits: All debits of an owner, in order.
+        accountant: Returns epsilon of events at a delta.
+        say: Is told how far this is.
+
+    Returns:
+        Epsilon of all debits at the last one's delta; None if there are none.
+
+    Raises:
+        LedgerError: Naming the first debit that states less than it is, by more than `TOLERANCE`.
+    """
+    events = [debit.claim.event for debit in debits]
+    last = {debit.budget.delta: index for index, debit in enumerate(debits)}
+    found = None
+    for index in sorted(last.values()):
+        say(f"recomputing what {index + 1:,} debits cost")
+        found = accountant(events[: index + 1], debits[index].budget.delta)
+        if debits[index].spent < found - TOLERANCE:
+            raise _first(debits[: index + 1], events, accountant, say)
+    return found
+
+
+def _first(
+    debits: Sequence[Debit], events: Sequence[Event], accountant: Accountant, say: Callable[[str], None]
+) -> LedgerError:
+    """Return the complaint about the first debit that is off; at the latest the last one is."""
+    place, found = 0, 0.0
+    for place, debit in enumerate(debits):
+        say(f"looking for the first debit that states too little: {place + 1:,} of {len(debits):,}")
+        found = accountant(events[: place + 1], debit.budget.delta)
+        if debit.spent < found - TOLERANCE:
+            break
+    wrong = debits[place]
+    return LedgerError(
+        f"the ledger entry {wrong.sequence} states epsilon {wrong.spent:.4g} as spent, and it is {found:.4g} at delta "
+        f"{wrong.budget.delta:g}",
+        remedy="the owner's accountant is at fault, or it did not count all debits: the higher figure holds",
+    )
