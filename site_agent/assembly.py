@@ -16,6 +16,7 @@ import structlog
 
 from site_agent.approvals import Approvals
 from site_agent.audit import AuditLog
+from site_agent.charges import Charges
 from site_agent.config import Config
 from site_agent.driver import Agent
 from site_agent.enrolment import make_private
@@ -27,6 +28,7 @@ from site_agent.link import Link
 from site_agent.membership import Standing
 from site_agent.policy_file import Policy
 from site_agent.ports import Notes
+from site_agent.purse import Purse
 from site_agent.reports import Ledger
 from site_agent.rules import Rules
 from site_agent.secagg.steps import Steps
@@ -49,7 +51,8 @@ def run(config: Config, *, passphrase: bytes | None, until_finished: bool) -> in
     with alone(config.data), AuditLog(config.data, identity.loaded.identity.uri) as audit:
         identity.audit = audit
         tools = tools_of(config, identity, audit)
-        return asyncio.run(_run(tools, until_finished=until_finished))
+        with contextlib.closing(tools.purse):
+            return asyncio.run(_run(tools, until_finished=until_finished))
 
 
 @contextlib.contextmanager
@@ -87,6 +90,7 @@ def tools_of(config: Config, identity: SiteIdentity, notes: Notes) -> Tools:
     Raises:
         ConfigError: If the policy is wrong.
         StateError: If a file of the agent's own is damaged.
+        LedgerError: If the ledger of privacy budgets is.
     """
     policy = Policy.of(config)
     config = policy.tightened(config)
@@ -96,12 +100,19 @@ def tools_of(config: Config, identity: SiteIdentity, notes: Notes) -> Tools:
     status.now.certificate_expires = loaded.facts.not_after.timestamp()
     downloads = Downloads(config.data / "downloads", stall_s=config.limits.stall_s)
     trainer = TrainerClient(config.data / "logs" / "trainer.log")
+    purse = Purse.open(config.data, loaded, notes, budget=policy.privacy.budget, clock=time.time)
     return Tools(
         config=config,
         identity=identity,
         coordinator=Link(address, config.proxy_for(address), identity.credentials),
         training=Training(
-            config, loaded.identity.id, trainer, downloads, status, most_norm=policy.limits.max_update_norm
+            config,
+            loaded.identity.id,
+            trainer,
+            downloads,
+            status,
+            Charges(purse, policy.privacy, trainer),
+            most_norm=policy.limits.max_update_norm,
         ),
         downloads=downloads,
         ledger=Ledger(config.data / "reports.json"),

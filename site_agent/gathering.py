@@ -27,11 +27,12 @@ from site_agent.errors import RefusalError
 from site_agent.identity import SiteIdentity
 from site_agent.membership import Standing
 from site_agent.ports import Coordinator, Notes
+from site_agent.purse import Purse
 from site_agent.reports import Ledger
 from site_agent.rules import Rules
 from site_agent.secagg.knowledge import Knowledge
 from site_agent.secagg.steps import Steps
-from site_agent.session import Facts, Made, WorkTask
+from site_agent.session import Facts, Made, Result, WorkTask
 from site_agent.status import StatusFile
 from site_agent.training import Training
 from site_agent.transfers import Downloads
@@ -77,6 +78,11 @@ class Tools:
         """The time."""
         return datetime.fromtimestamp(self.clock(), UTC)
 
+    @property
+    def purse(self) -> Purse:
+        """The ledger of privacy budgets."""
+        return self.training.charges.purse
+
 
 class Gatherer:
     """Gathers facts.
@@ -119,7 +125,7 @@ class Gatherer:
             refusal=current.refusal,
             approval=current.approval,
             plain=None if spec is None else spec.aggregation == "plain",
-            result=space.result(round_id.round_number, key),
+            result=self._covered(space.result(round_id.round_number, key), spec),
             masked=self._tools.steps.masked(round_id),
             made=made,
             uploaded=current.uploaded,
@@ -141,6 +147,12 @@ class Gatherer:
     def give_up(self, run: str) -> None:
         """Try no more to end a run that is over, until the next start: the present one must not wait for it."""
         self._given_up.add(run)
+
+    def _covered(self, result: Result | None, spec: RunSpec | None) -> Result | None:
+        """Return a contribution; of a private run only one whose release is in the ledger of privacy budgets."""
+        if result is None or spec is None or spec.plan.privacy.sites is None:
+            return result
+        return result if self._tools.purse.released(result.claim) == result.manifest.vector.sha256 else None
 
     def _left(self, present: str) -> session.FinishRun | None:
         """Return the end of a run that this site took part in and that ended without it: one is present at a time."""
@@ -185,6 +197,8 @@ class Gatherer:
         round_id, ref, task = instruction.round, instruction.run_spec, instruction.task
         if round_id is None or ref is None or isinstance(task, Finish | Wait):
             return None
+        if isinstance(task, Train) and current.listed is not None:
+            self._tools.purse.witness(task.heads, current.listed)
         try:
             self._check_task(round_id, ref, task)
             if ref in missing:
@@ -213,6 +227,7 @@ class Gatherer:
         training, rules = self._tools.training, self._tools.rules
         policy.check_run(spec, round_id.run, training.site, training.own)
         policy.check_specification(round_id.run, ref.sha256, self.workspace(round_id.run).specification())
+        training.charges.check_run(spec)
         if current.listed is not None:
             rules.check(spec, current.listed)
             current.approval = rules.waiting(spec, ref.sha256)

@@ -166,8 +166,9 @@ class Hands:
                 pass
 
     async def _tell(self, round_id: RoundId, body: ReportBody) -> None:
+        heads = await asyncio.to_thread(self._tools.purse.heads)
         async with self._writing:
-            request = await asyncio.to_thread(self._tools.ledger.prepare, round_id, body)
+            request = await asyncio.to_thread(self._tools.ledger.prepare, round_id, body, heads)
         await self._send(request)
 
     async def _send(self, request: bytes | None) -> None:

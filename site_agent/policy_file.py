@@ -10,10 +10,11 @@ import tomllib
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedmepd.methods import METHODS
 from security.membership import DEFAULT_COHORT, LEAST_COHORT, MOST_COHORT, MembershipList
+from security.privacy.terms import Budget
 from site_agent.config import Config, faults
 from site_agent.errors import ConfigError
 
@@ -55,9 +56,29 @@ class Allow(_Section):
 
 
 class Privacy(_Section):
-    """What the site itself may release."""
+    """What the site may release of its patients in all runs together, and what a single run must promise."""
 
-    dp_floor: float | None = Field(None, gt=0, description="largest epsilon; runs that promise none are refused")
+    epsilon: float | None = Field(
+        None, gt=0, description="budget for all runs; without one nothing private is released"
+    )
+    delta: float | None = Field(None, gt=0, lt=1, description="probability that the guarantee fails; below 1/patients")
+    dp_floor: float | None = Field(
+        None, gt=0, description="largest epsilon of one run; runs that promise none are refused"
+    )
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.epsilon is None) != (self.delta is None):
+            given, missing = ("epsilon", "delta") if self.delta is None else ("delta", "epsilon")
+            raise ValueError(f"{given} without {missing} is no budget: set both or neither")
+        return self
+
+    @property
+    def budget(self) -> Budget | None:
+        """The budget; None if the hospital sets none."""
+        if self.epsilon is None or self.delta is None:
+            return None
+        return Budget(epsilon=self.epsilon, delta=self.delta)
 
 
 class Approval(_Section):

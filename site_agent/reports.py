@@ -22,6 +22,7 @@ from protos.terms import (
     Confirmed,
     Declined,
     Finished,
+    LedgerHead,
     Masked,
     Prepared,
     Report,
@@ -105,14 +106,19 @@ class Ledger:
         made = self._state.made if self._state.round == round_id else Made()
         return replace(made, finished=self._state.finished == round_id.run)
 
-    def prepare(self, round_id: RoundId, body: ReportBody) -> bytes:
+    def prepare(self, round_id: RoundId, body: ReportBody, heads: tuple[LedgerHead, ...] = ()) -> bytes:
         """Put the next report on disk and return its request, which is sent as it is.
+
+        Args:
+            round_id: Which round it is about.
+            body: What is stated.
+            heads: Of ledgers of privacy budgets (PROTOCOL 5.15).
 
         Raises:
             StorageError: If it cannot be written; nothing was reported then.
         """
         if self._state.pending is None:
-            report = Report(sequence=self._state.last + 1, round=round_id, body=body)
+            report = Report(sequence=self._state.last + 1, round=round_id, body=body, heads=heads)
             pending = codec.encode_report(report).SerializeToString(deterministic=True)
             self._write(replace(self._state, pending=pending))
             return pending

@@ -13,6 +13,7 @@ from fedmepd.runspec import RunSpec
 from protos.terms import DeclineCause
 from security.membership import MembershipList
 from site_agent.approvals import Approvals, Kind, Subject, configuration_of
+from site_agent.charges import NO_BUDGET
 from site_agent.errors import RefusalError
 from site_agent.policy_file import Policy
 from site_agent.secagg.knowledge import strangers
@@ -35,8 +36,7 @@ def check_allowed(spec: RunSpec, policy: Policy, *, minimum: int, counted: froze
         raise _refusal(f"the site's policy does not allow run {spec.run_id}", "allow.runs")
     if policy.allow.methods is not None and spec.method.name not in policy.allow.methods:
         raise _refusal(f"the site's policy does not allow method {spec.method.name}", "allow.methods")
-    if policy.privacy.dp_floor is not None:
-        raise _refusal("the run promises no differential privacy, which the site's policy demands", "privacy.dp_floor")
+    _check_privacy(spec, policy)
     if spec.aggregation == "plain":
         if not policy.aggregation.plain:
             raise _refusal("the site's policy forbids aggregation in clear", "aggregation.plain")
@@ -94,6 +94,15 @@ def check_members(spec: RunSpec, listed: MembershipList, approvals: Approvals, s
     decisions = approvals.read()
     if any(one.id in spec.sites and decisions.denied(one) for one in members_of(listed, site)):
         raise _refusal("the run has a site that a person at this site denied", "approval.members")
+
+
+def _check_privacy(spec: RunSpec, policy: Policy) -> None:
+    """Check what a run promises, as far as that needs no patients counted (`site_agent.schedule` does the rest)."""
+    promised, wanted = spec.plan.privacy.sites is not None, policy.privacy
+    if wanted.dp_floor is not None and not promised:
+        raise _refusal("the run promises no differential privacy, which the site's policy demands", "privacy.dp_floor")
+    if promised and wanted.epsilon is None:
+        raise _refusal(NO_BUDGET, "privacy.epsilon")
 
 
 def _check_cohort(spec: RunSpec, policy: Policy, minimum: int, counted: frozenset[str] | None, site: str) -> None:

@@ -51,6 +51,7 @@ class Result:
         inputs: SHA-256 of the artefacts it was trained on, by name: segments, `anchors`, `start`.
         least_open: By segment, what its artefact's counts say (SPEC 9.1).
         samples: Training patients of all sites, as the broadcast said.
+        claim: Key of the privacy ledger's entry that it was paid with; empty for a run without noise.
     """
 
     key: str
@@ -59,6 +60,7 @@ class Result:
     inputs: Mapping[str, str] = field(default_factory=dict)
     least_open: Mapping[str, int] = field(default_factory=dict)
     samples: float = 0.0
+    claim: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,7 +304,11 @@ def artefacts_of(instruction: Instruction) -> tuple[ArtefactRef, ...]:
 
 
 def inputs_key(round_id: RoundId, spec: ArtefactRef | None, task: Train) -> str:
-    """Return what names the inputs of a training: equal keys, equal results, whichever attempt it is."""
+    """Return what names the inputs of a training: equal keys, equal results, whichever attempt it is.
+
+    With noise two trainings on equal inputs differ; the first one's result is used again as long as it is there, and
+    another one is paid for anew (`site_agent.charges`).
+    """
     segments = [(part.name, part.artefact.sha256, part.owners) for part in task.segments]
     anchors = task.anchors and task.anchors.sha256
     inputs = (round_id.run, round_id.round_number, spec and spec.sha256, segments, anchors, task.samples)

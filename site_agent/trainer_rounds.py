@@ -1,8 +1,9 @@
 """A site's part of a round in the training worker: files in, contribution and new state out, safe against kills.
 
-The contribution is written first, then the best model, then the state, whose rename commits the round. Training is
-deterministic, so whatever a kill leaves, the same job gives the same bytes again; once the round is committed it is
-not trained again as long as its contribution is still there.
+The contribution is written first, then the best model, then the state, whose rename commits the round. Training without
+noise is deterministic, so whatever a kill leaves, the same job gives the same bytes again. With noise (SPEC 15) it
+never is: a round that is committed is not trained again as long as its contribution is still there, so that the same
+bytes leave again; without the contribution it is, and whoever drives the worker pays for that as for another release.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from fedmepd.anchors import Anchors
 from fedmepd.artefacts import SegmentValues, dump_contribution, parse_segment, parse_tensors
 from fedmepd.durable import write_bytes
-from fedmepd.errors import UpdateError
+from fedmepd.errors import ConfigError, UpdateError
 from fedmepd.jobs import Inputs, SiteRound
 from fedmepd.member_states import commit_member, digest_of, key_of, load_best, load_tensors, read_artefact
 from fedmepd.participants import SiteParticipant, Validated
@@ -34,6 +35,7 @@ def train_round(job: SiteRound, participant: SiteParticipant, progress: Progress
 
     Raises:
         UpdateError: If an artefact is wrong or missing, or training diverged.
+        ConfigError: If there are other patients than the round's privacy was reckoned for.
         RunError: If the state is damaged or of another run.
     """
     store = RoundStore(job.state_dir, run_id=participant.spec.run_id)
@@ -41,6 +43,7 @@ def train_round(job: SiteRound, participant: SiteParticipant, progress: Progress
     done = store.done(job.round, key)
     if done is not None and _contributed(job, done["result"]):
         return {**done["result"], "repeated": True}
+    _check_patients(job, participant)
     base = store.base_of(job.round)
     before = {} if base is None else store.facts(base)
     state, warnings = _state(job, participant, store, base)
@@ -70,6 +73,17 @@ def _key(job: SiteRound) -> str:
     files = {name: digest_of(path) for name, path in inputs.segments.items()}
     anchors = None if inputs.anchors is None else digest_of(inputs.anchors)
     return key_of(job.spec, job.round, files, anchors, inputs.owners, inputs.samples)
+
+
+def _check_patients(job: SiteRound, participant: SiteParticipant) -> None:
+    """Check that noise and sampling are those that were paid for."""
+    private = participant.spec.plan.privacy.sites is not None
+    if private and job.patients != participant.learner.patients:
+        raise ConfigError(
+            f"the round's privacy was reckoned for {job.patients} training patients, there are "
+            f"{participant.learner.patients}",
+            remedy="the agent opens the cohort anew before it pays: try the round again",
+        )
 
 
 def _contributed(job: SiteRound, result: Mapping[str, Any]) -> bool:

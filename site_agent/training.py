@@ -13,10 +13,12 @@ import structlog
 from fedmepd.errors import FedmepdError
 from fedmepd.jobs import Finish as FinishJob
 from fedmepd.jobs import Inputs, Opening, SiteRound
+from fedmepd.layout import Layout
 from fedmepd.runspec import RunSpec, spec_from_dict
 from fedmepd.sections import Compute, Member
 from protos.terms import ArtefactRef, DeclineCause, Train
 from site_agent import broadcast, policy
+from site_agent.charges import Charges
 from site_agent.config import Config
 from site_agent.errors import RefusalError, StorageError
 from site_agent.ports import Trainer, TrainerProgress
@@ -40,6 +42,7 @@ class Training:
         trainer: Does the jobs.
         downloads: Where the broadcast lies.
         status: Is told what the site sees of its own training.
+        charges: Pays for what a private run releases.
         most_norm: Largest norm of an update that leaves the site; None for any.
     """
 
@@ -48,6 +51,7 @@ class Training:
     trainer: Trainer
     downloads: Downloads
     status: StatusFile
+    charges: Charges
     most_norm: float | None = None
     _spec: tuple[str, RunSpec] | None = None
 
@@ -84,13 +88,15 @@ class Training:
         """
         spec = await asyncio.to_thread(self.spec, action.spec)
         await asyncio.to_thread(workspace.keep_spec, self.downloads.path(action.spec))
-        layout = workspace.layout()
-        if layout is None:
-            opened = await self.trainer.run("open", self._common(spec), progress)
-            layout = await asyncio.to_thread(workspace.keep_layout, opened["layout"])
+        layout, patients = await self._opened(spec, workspace, progress)
         policy.check_train(action.task, self.own, layout, self.config)
-        found = await self.trainer.run("round", self._round(spec, action, workspace), progress)
         path = workspace.contribution(action.round.round_number)
+        claim = ""
+        if patients is None:
+            await asyncio.to_thread(self.charges.purse.use_unprotected, spec.run_id)
+        else:
+            claim = await self.charges.pay(action, spec, patients, path, progress)
+        found = await self.trainer.run("round", self._round(spec, action, workspace, patients), progress)
         manifest = await asyncio.to_thread(
             policy.manifest_of,
             path,
@@ -101,6 +107,8 @@ class Training:
         )
         update = CheckedUpdate(path, layout.for_member(self.own), spec.formats, most_norm=self.most_norm)
         await asyncio.to_thread(update.check)
+        if claim:
+            await asyncio.to_thread(self.charges.purse.release, action.round, claim, manifest.vector.sha256)
         result = Result(
             key=inputs_key(action.round, action.spec, action.task),
             manifest=manifest,
@@ -108,6 +116,7 @@ class Training:
             inputs=broadcast.names_of(action.task),
             least_open=await asyncio.to_thread(broadcast.least_open_of, action.task, layout, spec.plan, self.downloads),
             samples=action.task.samples,
+            claim=claim,
         )
         await asyncio.to_thread(workspace.keep_result, action.round.round_number, result)
         self._show(action, found)
@@ -148,13 +157,29 @@ class Training:
         )
         return {"spec": spec.to_dict(), "opening": opening.model_dump(mode="json")}
 
-    def _round(self, spec: RunSpec, action: DoTrain, workspace: Workspace) -> dict[str, Any]:
+    async def _opened(
+        self, spec: RunSpec, workspace: Workspace, progress: TrainerProgress
+    ) -> tuple[Layout, int | None]:
+        """Return the run's layout and, where the run is private, how many patients the site trains on.
+
+        They are counted anew for each private round: what it costs depends on them, and cohorts grow.
+        """
+        layout, private = workspace.layout(), spec.plan.privacy.sites is not None
+        if layout is not None and not private:
+            return layout, None
+        opened = await self.trainer.run("open", self._common(spec), progress)
+        if layout is None:
+            layout = await asyncio.to_thread(workspace.keep_layout, opened["layout"])
+        return layout, int(opened["training_patients"]) if private else None
+
+    def _round(self, spec: RunSpec, action: DoTrain, workspace: Workspace, patients: int | None) -> dict[str, Any]:
         job = self._common(spec) | {
             "state_dir": workspace.state_dir,
             "round": action.round.round_number,
             "attempt": action.round.attempt,
             "inputs": self._inputs(action.task),
             "out_dir": workspace.out_dir,
+            "patients": patients,
         }
         return SiteRound.model_validate(job).model_dump(mode="json")
 

@@ -195,6 +195,7 @@ def _dumped(result: Result) -> dict[str, Any]:
         "inputs": dict(result.inputs),
         "least_open": dict(result.least_open),
         "samples": result.samples,
+        "claim": result.claim,
     }
 
 
@@ -209,4 +210,5 @@ def _result(found: dict[str, Any]) -> Result:
         inputs={str(name): str(sha256) for name, sha256 in found["inputs"].items()},
         least_open={str(name): int(count) for name, count in found["least_open"].items()},
         samples=float(found["samples"]),
+        claim=str(found.get("claim", "")),
     )

@@ -15,6 +15,7 @@ from fedmepd.layout import Layout
 from fedmepd.layout_json import layout_to_json
 from site_agent.approvals import Approvals
 from site_agent.backoff import Backoff
+from site_agent.charges import Charges
 from site_agent.config import Config
 from site_agent.driver import Agent
 from site_agent.gathering import Tools
@@ -22,6 +23,7 @@ from site_agent.identity import SiteIdentity
 from site_agent.link import Link
 from site_agent.membership import Standing
 from site_agent.policy_file import Policy
+from site_agent.purse import Purse
 from site_agent.reports import Ledger
 from site_agent.rules import Rules
 from site_agent.secagg.steps import Steps
@@ -30,6 +32,7 @@ from site_agent.training import Training
 from site_agent.transfers import Downloads
 
 PLAIN = Policy.model_validate({"aggregation": {"plain": True}})
+_PURSES: dict[Path, Purse] = {}
 
 
 @dataclass
@@ -106,22 +109,40 @@ def policy_tools(data, site, policy=PLAIN, notes=None):
     return {"rules": rules, "steps": Steps.at(data, notes), "notes": notes}
 
 
+def charges_of(data, loaded, trainer, policy=PLAIN, notes=None, clock=time.time):
+    """Return what pays for private rounds; the ledger of an agent before it on the same folder is closed."""
+    if (before := _PURSES.pop(data, None)) is not None:
+        before.close()
+    data.mkdir(exist_ok=True)
+    purse = Purse.open(data, loaded, notes or Noted(), budget=policy.privacy.budget, clock=clock)
+    _PURSES[data] = purse
+    return Charges(purse, policy.privacy, trainer)
+
+
+def close_ledgers():
+    """Close the ledgers of all agents of a test."""
+    while _PURSES:
+        _PURSES.popitem()[1].close()
+
+
 def build_tools(config, trainer, coordinator=None, clock=time.time, policy=PLAIN) -> Tools:
     identity = SiteIdentity(config.data, None)
     status = StatusFile(config.data)
     downloads = Downloads(config.data / "downloads", stall_s=config.limits.stall_s)
     address = config.agent.coordinator
+    notes = Noted()
+    charges = charges_of(config.data, identity.loaded, trainer, policy, notes, clock)
     return Tools(
         config=config,
         identity=identity,
         coordinator=coordinator or Link(address, config.proxy_for(address), identity.credentials),
-        training=Training(config, identity.loaded.identity.id, trainer, downloads, status),
+        training=Training(config, identity.loaded.identity.id, trainer, downloads, status, charges),
         downloads=downloads,
         ledger=Ledger(config.data / "reports.json"),
         standing=Standing(config.data / "membership.json"),
         status=status,
         clock=clock,
-        **policy_tools(config.data, identity.loaded.identity.id, policy),
+        **policy_tools(config.data, identity.loaded.identity.id, policy, notes),
     )
 
 

@@ -4,6 +4,7 @@ import pytest
 import structlog
 
 from security import sealed
+from tests.site_agent.agent_at_hand import close_ledgers
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +16,9 @@ def _cheap_passphrases(monkeypatch):
 def _own_logging():
     yield
     structlog.reset_defaults()  # commands bind logs to a stderr that ends with their test
+
+
+@pytest.fixture(autouse=True)
+def _own_ledgers():
+    yield
+    close_ledgers()

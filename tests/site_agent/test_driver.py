@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedmepd.layout_json import layout_digest
 from fedmepd.plan import parse_plan
@@ -31,6 +33,7 @@ from protos.terms import (
     Wait,
 )
 from protos.v1 import federation_pb2 as messages
+from security.identity import Identity, Role
 from site_agent.approvals import Approvals
 from site_agent.errors import CorruptedError, RejectedError, StaleError, UnauthenticatedError, UnreachableError
 from site_agent.gathering import Tools
@@ -43,7 +46,9 @@ from tests.federation.hospital import MODALITIES, RUN, small_layout
 from tests.site_agent.agent_at_hand import (
     PLAIN,
     IdleTrainer,
+    Noted,
     build_agent,
+    charges_of,
     config_of,
     no_pause,
     policy_tools,
@@ -160,22 +165,31 @@ class Script:
         yield begin, self.blobs[ref.sha256][begin:]
 
 
+def loaded_of(folder):
+    """Return the identity of site a; its key is the folder's."""
+    facts = SimpleNamespace(renew_after=datetime(2999, 1, 1, tzinfo=UTC))
+    key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(str(folder).encode()).digest())
+    who = Identity(consortium="test", role=Role.SITE, id="a")
+    return SimpleNamespace(facts=facts, identity=who, identity_key=key)
+
+
 def tools_of(folder, script, trainer, standing=None, policy=PLAIN):
     config = config_of(folder, "localhost:1", "localhost:2", MODALITIES)
     folder.mkdir(exist_ok=True)
     status, downloads = StatusFile(folder), Downloads(folder / "downloads", stall_s=5.0)
-    facts = SimpleNamespace(renew_after=datetime(2999, 1, 1, tzinfo=UTC))
+    loaded, notes = loaded_of(folder), Noted()
+    charges = charges_of(folder, loaded, trainer, policy, notes, clock=lambda: 0.0)
     return Tools(
         config=config,
-        identity=SimpleNamespace(loaded=SimpleNamespace(facts=facts)),
+        identity=SimpleNamespace(loaded=loaded),
         coordinator=script,
-        training=Training(config, "a", trainer, downloads, status),
+        training=Training(config, "a", trainer, downloads, status, charges),
         downloads=downloads,
         ledger=Ledger(folder / "reports.json"),
         standing=standing or SimpleNamespace(check=lambda *_, **__: LISTED),
         status=status,
         clock=lambda: 0.0,
-        **policy_tools(folder, "a", policy),
+        **policy_tools(folder, "a", policy, notes),
     )
 
 

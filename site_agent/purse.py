@@ -1,0 +1,247 @@
+"""The site's ledger of privacy budgets as the agent uses it (SPEC 13): what it writes, and what others noted of it.
+
+Guarantees: a private round's debit and its release are in the ledger before the coordinator hears of the round; once
+somebody has shown more of our ledger than there is, nothing private is released until a person has seen to it. It adds
+no noise and computes no epsilon: `site_agent.charges` has the trainer do that. What a person must know of goes into the
+audit log, once, and loudly into the program's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+import structlog
+
+from protos.terms import DeclineCause, LedgerHead, RoundId
+from security.errors import BudgetError, ForkError, LedgerError, PrivacyError, RolledBackError, SecurityError
+from security.folders import LoadedIdentity
+from security.identity import Identity, Role
+from security.membership import MembershipList
+from security.privacy.heads import Head
+from security.privacy.ledger import Ledger
+from security.privacy.terms import Budget, Claim, Event
+from site_agent.errors import RefusalError
+from site_agent.ports import Notes
+
+FILE = Path("privacy") / "ledger.jsonl"
+CLAUSE = "SPEC 13"
+MECHANISM = "training"
+_UNPROTECTED = "the run trains this site without noise and releases its updates"
+_log = structlog.get_logger("site_agent.purse")
+
+
+class Purse:
+    """The ledger in use.
+
+    Args:
+        ledger: Of this site, open.
+        notes: The audit log.
+    """
+
+    def __init__(self, ledger: Ledger, notes: Notes) -> None:
+        self.ledger, self.notes = ledger, notes
+        self._set_back = ""
+        self._heard: Sequence[LedgerHead] = ()
+        self._told: set[str] = set()
+        self._one = threading.Lock()
+
+    @classmethod
+    def open(
+        cls, data: Path, loaded: LoadedIdentity, notes: Notes, *, budget: Budget | None, clock: Callable[[], float]
+    ) -> Self:
+        """Open the ledger of an agent's folder and put the policy's budget in force.
+
+        Raises:
+            LedgerError: If it is damaged, gone, another's, or cannot be written: the agent does not start.
+        """
+        ledger = Ledger.open(
+            data / FILE, loaded.identity, loaded.identity_key, clock=lambda: datetime.fromtimestamp(clock(), UTC)
+        )
+        try:
+            if ledger.cut_bytes:
+                _log.warning("an unfinished ledger entry was cut off", bytes=ledger.cut_bytes)
+                notes.note("privacy.repaired", FILE.name, "accepted", cut_bytes=ledger.cut_bytes)
+            ledger.set_budget(budget)
+        except BaseException:
+            ledger.close()
+            raise
+        return cls(ledger, notes)
+
+    def close(self) -> None:
+        """Let another process write."""
+        self.ledger.close()
+
+    # -- paying -----------------------------------------------------------------------------------------------------
+
+    def check_whole(self) -> None:
+        """Check that nobody has seen more of our ledger than there is.
+
+        Raises:
+            RefusalError: If somebody has: how much was spent is not known here.
+        """
+        if self._set_back:
+            raise RefusalError(
+                "this site's privacy ledger lacks entries that others have seen: nothing private is released",
+                cause=DeclineCause.POLICY,
+                clause=CLAUSE,
+                remedy=self._set_back,
+            )
+
+    def position(self) -> tuple[str, tuple[Event, ...]]:
+        """Return the newest entry's hash, and what all debits up to it were for."""
+        return self.ledger.head().hash, self.ledger.history()
+
+    def knows(self, run: str) -> bool:
+        """Whether a run was debited before."""
+        return any(debit.claim.run == run for debit in self.ledger.debits)
+
+    def has_paid(self, claim: Claim) -> bool:
+        """Whether a claim was debited."""
+        return self.ledger.find(claim.key) is not None
+
+    def released(self, key: str) -> str | None:
+        """Return the hash of what left under a debit; None if nothing did."""
+        return self.ledger.released(key)
+
+    def debit(self, claim: Claim, *, spent: float, after: str) -> None:
+        """Write a debit down, durably.
+
+        Raises:
+            BudgetError: If it does not fit.
+            RefusalError: If the ledger cannot be written, or went on since `spent` was computed.
+        """
+        with _refusing():
+            debit = self.ledger.debit(claim, spent=spent, after=after)
+        _log.info("privacy spent", run=claim.run, round=claim.round_number, epsilon=round(debit.spent, 4))
+        self.notes.note(
+            "privacy.debit",
+            f"{claim.run}/{claim.round_number}",
+            "accepted",
+            key=claim.key,
+            noise=claim.noise,
+            rate=claim.rate,
+            steps=claim.steps,
+            patients=claim.patients,
+            spent=debit.spent,
+            budget=debit.budget.epsilon,
+            delta=debit.budget.delta,
+        )
+
+    def release(self, round_id: RoundId, key: str, sha256: str) -> None:
+        """Write down what is about to leave under a debit; it may, again and again, once this returns.
+
+        Raises:
+            RefusalError: If it must not leave: another one did, or the ledger cannot be written.
+        """
+        self.check_whole()
+        known = self.ledger.released(key) == sha256
+        with _refusing():
+            self.ledger.release(key, sha256)
+        if not known:
+            self.notes.note("privacy.release", str(round_id), "accepted", key=key, sha256=sha256)
+
+    def use_unprotected(self, run: str) -> None:
+        """Write down that a run uses the patients without a guarantee, where a budget is or was kept.
+
+        Raises:
+            RefusalError: If the ledger cannot be written.
+        """
+        ledger = self.ledger
+        if ledger.budget is None and not ledger.debits:
+            return
+        before = ledger.head().sequence
+        with _refusing():
+            ledger.unaccounted(run, MECHANISM, _UNPROTECTED)
+        if ledger.head().sequence != before:
+            _log.warning("a run without noise: this site's total is unbounded from now on", run=run)
+            self.notes.note("privacy.unaccounted", run, "accepted", mechanism=MECHANISM)
+
+    # -- heads ------------------------------------------------------------------------------------------------------
+
+    def heads(self) -> tuple[LedgerHead, ...]:
+        """Return what a report tells of ledgers (PROTOCOL 5.15): our head, and the coordinator's as noted here."""
+        noted = (head for head in self.ledger.witnessed if _role(head.owner) is Role.COORDINATOR)
+        return tuple(_told(head) for head in (self.ledger.head(), *noted))
+
+    def witness(self, heads: Sequence[LedgerHead], listed: MembershipList) -> None:
+        """Note what the coordinator says of ledgers (PROTOCOL 4.16), and compare what it says of ours.
+
+        Whatever is wrong is told to the site's people; of others' ledgers it changes nothing else.
+        """
+        with self._one:
+            if heads == self._heard:
+                return
+            keys = {member.site: member.identity_key for member in listed.members}
+            ours, others = [], []
+            for head in heads:
+                if head.owner == self.ledger.head().owner:
+                    ours.append(_head(head))
+                elif _is_listed(head, keys):
+                    others.append(_head(head))
+                else:
+                    self._tell(ForkError(f"the head of {head.owner} is not signed with its key in the membership list"))
+            self._note(ours)
+            self._note(others)
+            self._heard = heads
+
+    def _note(self, heads: Sequence[Head]) -> None:
+        try:
+            self.ledger.witness(heads)
+        except RolledBackError as error:
+            self._set_back = str(error)
+            self._tell(error)
+        except LedgerError as error:
+            self._tell(error)
+
+    def _tell(self, error: LedgerError) -> None:
+        """Tell the site's people of a fault, each once."""
+        problem = str(error)
+        if problem in self._told:
+            return
+        self._told.add(problem)
+        _log.error("ledgers of privacy budgets do not agree", problem=problem)
+        self.notes.note("privacy.fork", getattr(error, "owner", "") or FILE.name, "failed", problem=problem)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn a fault of the ledger into a refusal; that a budget does not fit stays what it is."""
+    try:
+        yield
+    except BudgetError:
+        raise
+    except PrivacyError as error:
+        _log.error("the privacy ledger", problem=str(error))
+        whole = not isinstance(error, RolledBackError)
+        raise RefusalError(
+            "this site's privacy ledger does not take the round's entry: nothing private is released",
+            cause=DeclineCause.STORAGE if whole else DeclineCause.POLICY,
+            clause=CLAUSE,
+            remedy=str(error),
+        ) from error
+
+
+def _is_listed(head: LedgerHead, keys: dict[str, bytes]) -> bool:
+    """Whether a head is signed with the key that the membership list has, if it has one."""
+    owner = Identity.parse(head.owner)
+    return owner.role is not Role.SITE or keys.get(owner.id, head.key) == head.key
+
+
+def _role(owner: str) -> Role | None:
+    try:
+        return Identity.parse(owner).role
+    except SecurityError:
+        return None
+
+
+def _head(said: LedgerHead) -> Head:
+    return Head(owner=said.owner, key=said.key, sequence=said.sequence, hash=said.hash, signature=said.signature)
+
+
+def _told(head: Head) -> LedgerHead:
+    return LedgerHead(owner=head.owner, key=head.key, sequence=head.sequence, hash=head.hash, signature=head.signature)
