@@ -7,12 +7,13 @@ This module fixes the shape only. Whoever composes a process hands in a source t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 
+@runtime_checkable
 class Randomness(Protocol):
     """An unpredictable source; every call gives fresh values."""
 

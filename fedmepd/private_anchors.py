@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ FloatArray = npt.NDArray[np.float32]
 ReleasedHook = Callable[[str], None]
 
 
+@runtime_checkable
 class Released(Protocol):
     """Noised anchors, one per class."""
 
@@ -45,6 +46,7 @@ class Released(Protocol):
         ...
 
 
+@runtime_checkable
 class NoisyRelease(Protocol):
     """The mechanism, with its source of randomness already inside."""
 
