@@ -5,9 +5,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 from coordinator.admin_members import Context, MemberCalls
 from coordinator.admin_runs import RunCalls
+from coordinator.ledger_export import whole_lines
 from coordinator.ports import BlobStore, RunControl, Store
 from coordinator.records import AuditRow
 from coordinator.registry import Registry
@@ -30,10 +34,12 @@ class Admin(MemberCalls, RunCalls):
         runs: Starts and steers runs, and says how they stand.
         store: The database, for what is over.
         blobs: Models.
+        ledger: File of the ledger of privacy budgets, whether there is one or not.
     """
 
-    def __init__(self, *, registry: Registry, runs: RunControl, store: Store, blobs: BlobStore) -> None:
+    def __init__(self, *, registry: Registry, runs: RunControl, store: Store, blobs: BlobStore, ledger: Path) -> None:
         self._registry, self._runs, self._store, self._blobs = registry, runs, store, blobs
+        self._ledger = ledger
 
     async def Hello(self, request: common.HelloRequest, context: Context) -> common.HelloReply:
         """Agree on a version."""
@@ -50,6 +56,14 @@ class Admin(MemberCalls, RunCalls):
         limit = min(request.limit or _MOST_AUDIT, _MOST_AUDIT)
         rows = await asyncio.to_thread(self._audit, request.after - 1, limit)
         return messages.ListAuditReply(records=[audit_view(row) for row in rows])
+
+    async def ExportLedger(
+        self, request: messages.ExportLedgerRequest, context: Context
+    ) -> AsyncIterator[common.Chunk]:
+        """Send the ledger as it stands, in whole entries (PROTOCOL 7.8)."""
+        async with contextlib.aclosing(whole_lines(self._ledger)) as found:
+            async for offset, data in found:
+                yield common.Chunk(offset=offset, data=data)
 
     def _audit(self, after: int, limit: int) -> tuple[AuditRow, ...]:
         with self._store.transaction() as transaction:

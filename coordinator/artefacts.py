@@ -27,7 +27,7 @@ class Artefacts:
 
     def take(self, path: Path) -> ArtefactRef:
         """Hash a file and give it to the blob store."""
-        ref = _ref_of(path)
+        ref = ref_of(path)
         self.blobs.put_file(path, ref)
         return ref
 
@@ -60,7 +60,8 @@ class Artefacts:
         return target
 
 
-def _ref_of(path: Path) -> ArtefactRef:
+def ref_of(path: Path) -> ArtefactRef:
+    """Return what names a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return ArtefactRef(sha256=digest, size=path.stat().st_size)

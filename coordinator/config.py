@@ -56,12 +56,20 @@ class Compute(_Section):
     workers: int = Field(0, ge=0)
 
 
+class Privacy(_Section):
+    """The privacy budget of each of the lead hospital's patients, over all runs (SPEC 13)."""
+
+    epsilon: float = Field(gt=0, description="largest epsilon of everything that was released")
+    delta: float = Field(gt=0, lt=1, description="at which it is reckoned; below one over the number of patients")
+
+
 class Config(_Section):
     """The whole file."""
 
     coordinator: Service
     lead: Lead
     compute: Compute = Compute()
+    privacy: Privacy | None = None
 
     @property
     def database_url(self) -> str:
@@ -73,6 +81,11 @@ class Config(_Section):
     def blobs_url(self) -> str:
         """Where artefacts are."""
         return self.coordinator.blobs or str(self.coordinator.data / "blobs")
+
+    @property
+    def ledger_path(self) -> Path:
+        """Where the ledger of privacy budgets is."""
+        return self.coordinator.data / "privacy" / "ledger.jsonl"
 
 
 def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Config:

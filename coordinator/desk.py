@@ -14,8 +14,10 @@ from pathlib import Path
 
 from coordinator import events as ev
 from coordinator.admission import check_manifest
+from coordinator.budgets import Witness
 from coordinator.driver import Numbered
 from coordinator.errors import NotFoundError, RefusedError, StaleError
+from coordinator.instructions import with_heads
 from coordinator.ports import BlobStore, Store
 from coordinator.reading import pieces
 from coordinator.runs import Runs
@@ -58,6 +60,7 @@ class SiteDesk:
         spool: Unfinished uploads.
         admitted: Sites that may take part now.
         max_update_bytes: Largest upload.
+        witness: Of ledgers.
     """
 
     def __init__(
@@ -69,7 +72,9 @@ class SiteDesk:
         spool: Spool,
         admitted: Callable[[], Mapping[str, tuple[str, ...]]],
         max_update_bytes: int,
+        witness: Witness,
     ) -> None:
+        self._witness = witness
         self._runs, self._driver, self._store = runs, runs.driver, store
         self._blobs, self._spool, self._admitted = blobs, spool, admitted
         self._max_update_bytes = max_update_bytes
@@ -87,7 +92,8 @@ class SiteDesk:
             found = self._instruction(site)
             left = until - loop.time()
             if found.revision != known_revision or left <= 0:
-                return replace(found, last_report=await self._driver.last_report(site))
+                heads = await self._witness.heads(site) if isinstance(found.task, Train | Finish) else ()
+                return replace(with_heads(found, heads), last_report=await self._driver.last_report(site))
             await self._driver.adopted(left)
 
     def _instruction(self, site: str) -> Instruction:
@@ -110,6 +116,7 @@ class SiteDesk:
         repeated = await self._driver.answered(numbered)
         if repeated is not None:
             return repeated
+        await self._witness.saw(site, report.heads)
         if not isinstance(report.body, Declined | Finished):
             self._check_admitted(site)
         try:

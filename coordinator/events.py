@@ -192,10 +192,17 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeadFailed:
-    """The lead could not do its part, in spite of restarts."""
+    """The lead could not do its part, in spite of restarts.
+
+    Attributes:
+        round_number: Which.
+        reason: Why.
+        final: Whether trying again cannot help; the run ends.
+    """
 
     round_number: int
     reason: str
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,12 +277,23 @@ class SumInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainLead:
-    """Let the lead do its part of a round: apply the sum, if there is one, and train."""
+    """Let the lead do its part of a round: apply the sum, if there is one, and train.
+
+    Attributes:
+        round_number: The round; 0 is the start.
+        sum: The opened sum.
+        contributors: Sites in it per segment.
+        sites: All sites in it.
+        release: Whether private anchors may be released; the keeper of the budget says so, not the session.
+        patients: How many patients its privacy was reckoned for; None where it has none. Said by the same.
+    """
 
     round_number: int
     sum: ArtefactRef | None
     contributors: Mapping[str, int]
     sites: tuple[str, ...]
+    release: bool = True
+    patients: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,25 @@ An instruction's revision is a digest of its content (the time left apart): anot
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 from coordinator.board import Board
 from coordinator.state import AWAITED, Participant, RoundState, RunState, SiteStatus
 from fedmepd.layout import COMMON
 from protos.context import round_context
-from protos.terms import ArtefactRef, BroadcastSegment, Finish, Instruction, Phase, RoundId, Submit, Task, Train, Wait
+from protos.terms import (
+    ArtefactRef,
+    BroadcastSegment,
+    Finish,
+    Instruction,
+    LedgerHead,
+    Phase,
+    RoundId,
+    Submit,
+    Task,
+    Train,
+    Wait,
+)
 
 
 def instruction_for(state: RunState | None, board: Board, site: str, now: float) -> Instruction:
@@ -63,6 +76,16 @@ def train_task(state: RunState, own: tuple[str, ...]) -> Train | None:
         start=state.published.start,
         samples=state.published.samples,
     )
+
+
+def with_heads(instruction: Instruction, heads: tuple[LedgerHead, ...]) -> Instruction:
+    """Return an instruction whose broadcast carries heads of ledgers; its revision stays (PROTOCOL 4.16)."""
+    task = instruction.task
+    if isinstance(task, Train):
+        return replace(instruction, task=replace(task, heads=heads))
+    if isinstance(task, Finish) and task.last is not None:
+        return replace(instruction, task=replace(task, last=replace(task.last, heads=heads)))
+    return instruction
 
 
 def _is_awaited(state: RunState, current: RoundState, known: Participant) -> bool:

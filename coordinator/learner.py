@@ -19,7 +19,7 @@ import structlog
 
 from coordinator.config import Config
 from coordinator.events import TrainLead
-from coordinator.ports import LeadError, LeadFiles
+from coordinator.ports import History, LeadError, LeadFiles
 from fedmepd import durable
 from fedmepd.errors import JobFailedError, WorkerDiedError
 from fedmepd.sections import SERVER_ID
@@ -56,6 +56,8 @@ class LeadTrainer:
         run = json.loads(await asyncio.to_thread(spec.read_text))
         out = self._folder / run["run_id"] / "out" / f"{part.round_number:06d}"
         arguments = {**self._job(run), "out_dir": str(out)}
+        if part.patients is not None:
+            arguments |= {"release": part.release, "patients": part.patients}
         if part.round_number > 0:
             total = None
             if sum_path is not None:
@@ -64,6 +66,21 @@ class LeadTrainer:
         result = await self._insist(name, arguments)
         await asyncio.to_thread(_prune, out.parent, part.round_number)
         return await asyncio.to_thread(_files, result, out)
+
+    async def patients(self, spec: Path) -> int:
+        """Return how many patients the lead trains on (see `ports.Lead`)."""
+        job = self._job(json.loads(await asyncio.to_thread(spec.read_text)))
+        opened = await self._insist("open", {"spec": job["spec"], "opening": job["opening"]})
+        return int(opened["training_patients"])
+
+    async def account(self, histories: Sequence[History], delta: float) -> tuple[float, ...]:
+        """Reckon in the worker (see `ports.Lead`): accountants are heavy, and this process stays light."""
+        asked = [[list(event) for event in history] for history in histories]
+        answer = await self._insist("account", {"histories": asked, "delta": delta})
+        found = tuple(float(epsilon) for epsilon in answer["epsilons"])
+        if len(found) != len(asked):
+            raise LeadError(f"its trainer answered {len(found)} of {len(asked)} questions of accounting")
+        return found
 
     async def finish(self, spec: Path) -> None:
         """Score the last model (see `ports.Lead`)."""
@@ -153,6 +170,7 @@ def _files(result: Mapping[str, Any], out: Path) -> LeadFiles:
         layout=layout,
         model=_path(result.get("model")),
         samples=float(result["samples"]),
+        released=dict(result.get("released", {})),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
@@ -20,6 +20,8 @@ from fedmepd.aggregation import Quantisation
 from fedmepd.layout import Layout
 from protos.terms import Activity, ArtefactRef, RoundId
 from security.membership import MembershipList
+
+History = Sequence[tuple[float, float, int]]
 
 
 class Transaction(Protocol):
@@ -201,6 +203,8 @@ class LeadFiles:
         layout: JSON of the layout.
         model: The global model as `fedmepd predict` takes it.
         samples: Training patients of all sites, from the last opened sum.
+        released: What is private in it, by mechanism (`anchors`, `training`): the SHA-256 of the anchors' file, the
+            digest in the model file's header.
     """
 
     segments: Mapping[str, Path]
@@ -209,10 +213,15 @@ class LeadFiles:
     layout: Path
     model: Path | None
     samples: float
+    released: Mapping[str, str] = field(default_factory=dict)
 
 
 class LeadError(Exception):
     """The lead could not do its part; the message says why, for the operator."""
+
+
+class SpentError(LeadError):
+    """The privacy budget of the lead's patients does not cover the part: trying again does not help."""
 
 
 class Lead(Protocol):
@@ -223,6 +232,24 @@ class Lead(Protocol):
 
         Raises:
             LeadError: If it failed in spite of restarts.
+        """
+
+    async def patients(self, spec: Path) -> int:
+        """Return how many patients it trains on.
+
+        Raises:
+            LeadError: If they cannot be opened.
+        """
+
+    async def account(self, histories: Sequence[History], delta: float) -> tuple[float, ...]:
+        """Return the epsilon that each history of Gaussian releases comes to.
+
+        Args:
+            histories: Each a sequence of (noise multiplier, sampling rate, steps).
+            delta: At which.
+
+        Raises:
+            LeadError: If it cannot be reckoned.
         """
 
     async def finish(self, spec: Path) -> None:

@@ -11,7 +11,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,27 +21,28 @@ import structlog
 from coordinator import events as ev
 from coordinator.artefacts import Artefacts
 from coordinator.board import Board
+from coordinator.budgets import Keeper
 from coordinator.clear_sum import UnfitInputError
 from coordinator.driver import Driver
-from coordinator.errors import ConflictError, CoordinatorError, NotFoundError
+from coordinator.errors import ConflictError, NotFoundError
 from coordinator.garbage import garbage_of
 from coordinator.journal import record
+from coordinator.lead_parts import LeadParts, public_reason
 from coordinator.persistence import persist
-from coordinator.ports import BlobStore, Lead, LeadError, LeadFiles, Members, Store, Summation
+from coordinator.ports import BlobStore, LeadError, Members, Store, Summation
 from coordinator.records import RunRow
 from coordinator.settling import settle
 from coordinator.starting import Started, outlook, split
-from coordinator.state import Publication, RunState, RunStatus, load_run
+from coordinator.state import RunState, RunStatus, load_run
 from coordinator.summing import Summing
 from fedmepd.layout import Layout
 from fedmepd.layout_json import layout_from_json
 from fedmepd.plan import parse_plan
 from fedmepd.runspec import RunSpec, make_spec, spec_from_dict
 from protos.terms import Activity, Phase
-from security.errors import OpeningError, SecurityError
+from security.errors import OpeningError
 
 _log = structlog.get_logger("coordinator.runs")
-_SHARERS = 4
 Action = Literal["pause", "resume", "abort"]
 
 
@@ -52,7 +52,7 @@ class Runs:
     Args:
         store: The database.
         blobs: Artefacts.
-        lead: The lead's trainer.
+        keeper: The lead's trainer, under the privacy budget of its patients.
         summation: How inputs are summed in plain runs.
         members: Sites that may join a run now, and the signed list.
         scratch: Folder for sums and fetched artefacts; may be lost.
@@ -64,17 +64,18 @@ class Runs:
         *,
         store: Store,
         blobs: BlobStore,
-        lead: Lead,
+        keeper: Keeper,
         summation: Summation,
         members: Members,
         scratch: Path,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._blobs, self._lead = store, blobs, lead
+        self._store, self._blobs, self._lead = store, blobs, keeper.lead
         self._summing = Summing(store=store, blobs=blobs, clear=summation, scratch=scratch)
         self._files = Artefacts(blobs=blobs, scratch=scratch)
         self._members, self._scratch, self._clock = members, scratch, clock
-        self._made: dict[tuple[str, int], LeadFiles] = {}
+        self._keeper = keeper
+        self._parts = LeadParts(keeper=keeper, files=self._files, spec_of=self._spec)
         self._layouts: dict[str, Layout] = {}
         self._specs: dict[str, RunSpec] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,7 +115,8 @@ class Runs:
         """Start a run of all admitted sites.
 
         Raises:
-            ConfigError: If the configuration is wrong, or no sum of a secure run could ever be opened.
+            ConfigError: If the configuration is wrong, no sum of a secure run could ever be opened, or the run does not
+                fit the privacy budget.
             ConflictError: If another run is going on, or no site may take part.
         """
         current = self.driver.state
@@ -131,7 +133,9 @@ class Runs:
         run = await asyncio.to_thread(self._fresh_id, plan.run.name)
         spec = make_spec(plan, run_id=run, sites=sites, aggregation=policy.aggregation)
         started = outlook(spec, self._members.signed_list())
-        ref = await asyncio.to_thread(self._blobs.put_bytes, json.dumps(spec.to_dict(), sort_keys=True).encode())
+        content = json.dumps(spec.to_dict(), sort_keys=True).encode()
+        started = replace(started, warnings=(*started.warnings, *await self._private(spec, content, actor)))
+        ref = await asyncio.to_thread(self._blobs.put_bytes, content)
         state = RunState(run=run, spec=ref, sites=dict(spec.sites), rounds=plan.run.rounds, policy=policy)
         row = RunRow(
             run=run,
@@ -151,6 +155,12 @@ class Runs:
         if started.aggregation == "plain":
             await self._audit(actor, "run.plain", run, {"sites": ",".join(sites)})
         return started
+
+    async def _private(self, spec: RunSpec, content: bytes, actor: str) -> tuple[str, ...]:
+        """Check that the privacy budget allows a run, and return what its operator must know."""
+        path = self._scratch / f"{spec.run_id}.json"
+        await asyncio.to_thread(path.write_bytes, content)
+        return await self._keeper.check_start(spec, path, actor=actor)
 
     async def control(self, run: str, action: Action, *, reason: str, actor: str) -> RunState:
         """Pause, resume or abort the run.
@@ -254,7 +264,7 @@ class Runs:
             event: ev.Event = ev.Settled(round=effect.round, terms=terms)
         except Exception as error:  # noqa: BLE001  the round ends, the service does not
             _log.error("secure aggregation cannot begin", exc_info=error)
-            event = ev.SettleFailed(round=effect.round, reason=_public(error))
+            event = ev.SettleFailed(round=effect.round, reason=public_reason(error))
         if self._is_latest(state):
             await self.driver.insist(event)
 
@@ -268,7 +278,7 @@ class Runs:
         except Exception as error:  # noqa: BLE001  the round ends, the service does not
             _log.error("the sum failed", exc_info=error)
             guilty = error.sites if isinstance(error, OpeningError) else ()
-            event = ev.SumFailed(round=effect.round, reason=_public(error), sites=guilty)
+            event = ev.SumFailed(round=effect.round, reason=public_reason(error), sites=guilty)
         if self._is_latest(state):
             await self.driver.insist(event)
 
@@ -288,41 +298,15 @@ class Runs:
         return self.driver.state is not None and self.driver.state.run == state.run
 
     async def _train(self, state: RunState, effect: ev.TrainLead) -> None:
-        try:
-            spec = await self._spec_path(state)
-            total = None if effect.sum is None else await asyncio.to_thread(self._files.fetch, effect.sum, "sum")
-            self._made[state.run, effect.round_number] = await self._lead.part(spec, effect, total)
-            event: ev.Event = ev.LeadTrained(round_number=effect.round_number)
-        except Exception as error:  # noqa: BLE001  the round ends, the service does not
-            _log.error("the lead's part failed", round=effect.round_number, exc_info=error)
-            event = ev.LeadFailed(round_number=effect.round_number, reason=_public(error))
+        event = await self._parts.train(state, effect)
         if self._is_latest(state):
             await self.driver.insist(event)
 
     async def _publish(self, state: RunState, effect: ev.PublishLead) -> None:
-        try:
-            publication = await asyncio.to_thread(self._published, state.run, effect.round_number)
-            event: ev.Event = ev.Published(publication=publication)
-        except Exception as error:  # noqa: BLE001  as above
-            _log.error("the lead's files cannot be published", exc_info=error)
-            event = ev.LeadFailed(round_number=effect.round_number, reason=_public(error))
+        known = None if self.driver.state is None else self.driver.state.published
+        event = await self._parts.publish(state, known, effect)
         if self._is_latest(state):
             await self.driver.insist(event)
-
-    def _published(self, run: str, round_number: int) -> Publication:
-        made = self._made.pop((run, round_number))
-        known = None if self.driver.state is None else self.driver.state.published
-        with ThreadPoolExecutor(_SHARERS, "share") as pool:  # flushes that wait together cost little more than one
-            refs = list(pool.map(self._files.share, made.segments.values()))
-        return Publication(
-            round_number=round_number,
-            segments=dict(zip(made.segments, refs, strict=True)),
-            anchors=self._files.share_if(made.anchors),
-            start=known.start if made.start is None and known is not None else self._files.share_if(made.start),
-            layout=self._files.share(made.layout),
-            model=self._files.share_if(made.model),
-            samples=made.samples,
-        )
 
     async def _tidy(self, state: RunState, effect: ev.RoundEnded) -> None:
         """Remove what nothing names any more."""
@@ -389,10 +373,3 @@ class Runs:
                 )
 
         await asyncio.to_thread(write)
-
-
-def _public(error: Exception) -> str:
-    """Return what an operator may read of an error."""
-    if isinstance(error, CoordinatorError | LeadError | SecurityError):
-        return str(error).encode(errors="replace").decode()  # names of files may hold anything
-    return f"{type(error).__name__}; the coordinator's log says more"

@@ -19,6 +19,8 @@ from grpc import aio
 from coordinator.admin import Admin
 from coordinator.auth import Guard
 from coordinator.blobs import open_blobs
+from coordinator.budgets import Custody, Keeper, Witness
+from coordinator.budgets.notes import Notes
 from coordinator.clear_sum import ClearSummation
 from coordinator.config import Config
 from coordinator.desk import SiteDesk
@@ -35,6 +37,7 @@ from protos.terms import MAX_MESSAGE_BYTES
 from protos.v1.admin_pb2_grpc import add_AdminServicer_to_server
 from protos.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
 from security.folders import IdentityFolder, IssuerFolder
+from security.privacy.terms import Budget
 
 _log = structlog.get_logger("coordinator.server")
 _GRACE_S = 2.0
@@ -117,10 +120,14 @@ async def _open(
     stack.callback(store.close)
     blobs = open_blobs(config.blobs_url, data / "scratch" / "blobs")
     registry = Registry(store, issuer=issuer, trust=credentials.loaded.trust, clock=clock)
+    custody = _custody(config, credentials, clock)
+    stack.callback(custody.close)
+    custody.open()
+    notes = Notes(store=store, clock=clock)
     runs = Runs(
         store=store,
         blobs=blobs,
-        lead=lead,
+        keeper=Keeper(custody, lead, notes),
         summation=ClearSummation(),
         members=registry,
         scratch=data / "scratch",
@@ -138,6 +145,7 @@ async def _open(
         ),
         admitted=registry.admitted_sites,
         max_update_bytes=config.coordinator.max_update_bytes,
+        witness=Witness(custody, notes, registry.signed_list),
     )
     consortium = credentials.loaded.identity.consortium
     members = aio.server(interceptors=[Guard(consortium, registry.is_revoked)], options=_OPTIONS)
@@ -145,11 +153,23 @@ async def _open(
         desk=desk, consortium=consortium, renew=registry.renew, membership=registry.membership, clock=clock
     )
     add_federation(federation, members)
-    add_AdminServicer_to_server(Admin(registry=registry, runs=runs, store=store, blobs=blobs), members)
+    admin = Admin(registry=registry, runs=runs, store=store, blobs=blobs, ledger=config.ledger_path)
+    add_AdminServicer_to_server(admin, members)
     await runs.open()
     address = await _listen(members, config.coordinator.listen, credentials.for_members(), stack)
     newcomers = await _listen_to_newcomers(config, registry, credentials, consortium, stack)
     return Coordinator(runs=runs, registry=registry, credentials=credentials, addresses=(address, newcomers))
+
+
+def _custody(config: Config, credentials: ServerCredentials, clock: Callable[[], float]) -> Custody:
+    loaded, wanted = credentials.loaded, config.privacy
+    return Custody(
+        config.ledger_path,
+        identity=loaded.identity,
+        key=loaded.identity_key,
+        budget=None if wanted is None else Budget(epsilon=wanted.epsilon, delta=wanted.delta),
+        clock=clock,
+    )
 
 
 async def _listen_to_newcomers(

@@ -1,7 +1,7 @@
 """The server's training worker: `python -P -m coordinator.trainer`, driven over pipes by the coordinator.
 
-Jobs: check, open, start, round, finish (arguments in `fedmepd.jobs`). It talks to nobody but the coordinator; what it
-reads and writes are files that the coordinator names.
+Jobs: check, open, account, start, round, finish (arguments in `fedmepd.jobs`). It talks to nobody but the coordinator;
+what it reads and writes are files that the coordinator names.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from coordinator.trainer_privacy import epsilons, hooks_of
 from coordinator.trainer_rounds import train_round, train_start
 from fedmepd.errors import RunError
-from fedmepd.jobs import Check, Finish, Job, LeadRound, LeadStart, Open, parse_job, spec_of
+from fedmepd.jobs import Account, Check, Finish, Job, LeadRound, LeadStart, Open, parse_job, spec_of
 from fedmepd.member_runs import finish_run
 from fedmepd.member_states import load_tensors
 from fedmepd.participants import LeadParticipant
@@ -35,6 +36,7 @@ class LeadTrainer:
         return {
             "check": self.check,
             "open": self.open,
+            "account": self.account,
             "start": self.start,
             "round": self.round,
             "finish": self.finish,
@@ -49,6 +51,12 @@ class LeadTrainer:
         job = parse_job(Open, arguments)
         opened, lead = self._participate(job, progress)
         return opened_facts(opened, lead, job.opening)
+
+    def account(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+        """Say what histories of releases come to."""
+        job = parse_job(Account, arguments)
+        progress(phase="accounting")
+        return {"epsilons": epsilons(job)}
 
     def start(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         """Do round 0."""
@@ -76,7 +84,13 @@ class LeadTrainer:
         opened = self._bench.open(job.opening, spec.plan, progress)
         key = (job.spec, opened.member)
         if self._lead is None or self._key != key:
-            self._lead = LeadParticipant(spec, [opened.member], opened.backend, workers=job.opening.compute.workers)
+            self._lead = LeadParticipant(
+                spec,
+                [opened.member],
+                opened.backend,
+                workers=job.opening.compute.workers,
+                privacy=hooks_of(spec.plan),
+            )
             self._key = key
         return opened, self._lead
 

@@ -1,7 +1,9 @@
 """The server's part of a round in the training worker: an opened sum in, a new state and its artefacts out.
 
 The state is committed first, by one rename; the artefacts of the next round follow from it alone and are written
-after it, so a job that is done again writes the same bytes without training again.
+after it, so a job that is done again writes the same bytes without training again. Noised anchors and privately trained
+weights are part of that state: what was killed before the commit leaves nothing, what was killed after it leaves the
+same noise once more. A job says how many patients its privacy was reckoned for; with another number nothing is trained.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from fedmepd.aggregation import Opened, open_sum
 from fedmepd.artefacts import SegmentValues, dump_segment, dump_tensors, map_words, parse_sum
@@ -40,9 +44,15 @@ def train_start(job: LeadStart, lead: LeadParticipant, progress: Progress) -> di
     store, key = RoundStore(job.state_dir, run_id=lead.spec.run_id), key_of(job.spec)
     done = store.done(0, key)
     if done is None:
-        state, trained = lead.start(lambda n, of, loss: progress(phase="training", done=n, of=of, loss=loss))
+        _check_patients(job, lead)
+        released = _mechanisms(lead)
+        state, trained = lead.start(
+            lambda n, of, loss: progress(phase="training", done=n, of=of, loss=loss),
+            permitted=job.release,
+            released=lambda _: released.append("anchors"),
+        )
         _record(job.state_dir, 0, trained, None, None)
-        _commit(store, state, key, trained, validated=None, before={})
+        _commit(store, state, key, trained, validated=None, before={}, released=released)
     return _published(job, lead, store, 0, repeated=done is not None)
 
 
@@ -63,20 +73,38 @@ def train_round(job: LeadRound, lead: LeadParticipant, progress: Progress) -> di
                 f"the server's state in {job.state_dir} is of round {base}, round {job.round} needs the one before it",
                 remedy="restore the state folder from a backup",
             )
-        before = store.facts(base)
+        _check_patients(job, lead)
+        before, released = store.facts(base), _mechanisms(lead)
         opened = None if job.sum is None else _opened(job.sum, lead)
         state, trained = lead.round(
             server_state(before["server"], load_tensors(store.state_path(base))),
             opened,
             lambda n, of, loss: progress(phase="training", done=n, of=of, loss=loss),
+            permitted=job.release,
+            released=lambda _: released.append("anchors"),
         )
         found = None
         if lead.spec.plan.validates_in(job.round):
             progress(phase="validating", done=0, of=len(lead.member.patients.validate))
             found = lead.validate(state, load_best(store, before))
         _record(job.state_dir, job.round, trained, opened, found)
-        _commit(store, state, key, trained, validated=found, before=before)
+        _commit(store, state, key, trained, validated=found, before=before, released=released)
     return _published(job, lead, store, job.round, repeated=done is not None)
+
+
+def _check_patients(job: LeadStart, lead: LeadParticipant) -> None:
+    """Check that a job's privacy was reckoned for the patients that there are."""
+    if job.patients is not None and job.patients != lead.learner.patients:
+        raise RunError(
+            f"there are {lead.learner.patients} training patients, and the round's privacy was reckoned for "
+            f"{job.patients}",
+            remedy="restart the coordinator, which then counts them anew; a cohort should not change during a run",
+        )
+
+
+def _mechanisms(lead: LeadParticipant) -> list[str]:
+    """Return the mechanisms by which the round releases something whatever the budget of anchors."""
+    return [] if lead.spec.plan.privacy.server is None else ["training"]
 
 
 def _sum_key(total: Sum) -> list[Any]:
@@ -112,9 +140,11 @@ def _commit(
     *,
     validated: Validated | None,
     before: Mapping[str, Any],
+    released: list[str],
 ) -> None:
     facts = {
         "key": key,
+        "released": released,
         "server": {"round_number": state.round_number, "samples": state.samples},
         "result": {
             "loss": trained.loss,
@@ -162,12 +192,14 @@ def _published(
     if round_number == 0 and lead.rules.method.federated:
         arrays = {name: tensor.numpy() for name, tensor in start_weights(state, lead.rules).items()}
         start = _artefact(out / "start.safetensors", dump_tensors(arrays))
+    model = out / f"model-{facts['key'][:16]}.safetensors"  # another attempt of the round is another model
     return {
         "round": round_number,
         "segments": segments,
         "anchors": anchors,
         "start": start,
-        "model": _model(out / "model.safetensors", state, lead),
+        "model": _model(model, state, lead),
+        "released": _released(facts["released"], anchors, model),
         "owners": dict(lead.owners),
         "samples": state.samples,
         "layout": layout_to_json(lead.rules.layout),
@@ -175,6 +207,17 @@ def _published(
         **facts["result"],
         "repeated": repeated,
     }
+
+
+def _released(mechanisms: list[str], anchors: dict[str, Any] | None, model: Path) -> dict[str, str]:
+    """Name what was released: anchors by the hash of their file, weights by the digest in the model's header."""
+    found = {}
+    if "anchors" in mechanisms and anchors is not None:
+        found["anchors"] = str(anchors["sha256"])
+    if "training" in mechanisms:
+        with safe_open(model, framework="np") as opened:
+            found["training"] = opened.metadata()["digest"]
+    return found
 
 
 def _model(path: Path, state: ServerState, lead: LeadParticipant) -> dict[str, Any]:

@@ -54,6 +54,10 @@ def failed(turn: Turn, event: ev.LeadFailed) -> None:
         return
     reason = f"the server's training failed: {event.reason}"
     turn.note("round.fail", str(current.id.round_number), "failed", reason=reason)
+    if event.final:
+        rounds.end_round(turn, Phase.FAILED, reason)
+        rounds.end_run(turn, RunStatus.FAILED, reason)
+        return
     if not current.spent:
         rounds.end_round(turn, Phase.FAILED, reason)
         rounds.go_on(turn, failed=True, number=current.id.round_number, attempt=current.id.attempt + 1)

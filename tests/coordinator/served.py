@@ -245,7 +245,16 @@ def _serving(folder: Path) -> Iterator[Served]:
     async def run() -> None:
         guard = Guard(registry.consortium, registry.is_revoked)
         members, newcomers = aio.server(interceptors=[guard]), aio.server(interceptors=[guard])
-        add_AdminServicer_to_server(Admin(registry=registry, runs=runs, store=store, blobs=blobs), members)
+        add_AdminServicer_to_server(
+            Admin(
+                registry=registry,
+                runs=runs,
+                store=store,
+                blobs=blobs,
+                ledger=folder / "data" / "privacy" / "ledger.jsonl",
+            ),
+            members,
+        )
         add_EnrolmentServicer_to_server(Enrolment(registry, patience), newcomers)
         ports.append(members.add_secure_port("127.0.0.1:0", credentials.for_members()))
         ports.append(newcomers.add_secure_port("127.0.0.1:0", credentials.for_newcomers()))

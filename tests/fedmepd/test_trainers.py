@@ -42,7 +42,7 @@ def equal(one, other):
 
 def files_of(folder):
     """Bytes by path, but for the model file, whose header has no fixed order."""
-    files = {path for path in folder.rglob("*") if path.is_file() and path.name != "model.safetensors"}
+    files = {path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("model-")}
     return {path.relative_to(folder): path.read_bytes() for path in files}
 
 

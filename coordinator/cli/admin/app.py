@@ -9,7 +9,7 @@ import typer
 
 from coordinator.cli.shell import EPILOG, print_version
 
-_COMMANDS = ("consortium", "enroll", "tokens", "members", "membership", "runs", "rounds", "models", "audit")
+_COMMANDS = ("consortium", "enroll", "tokens", "members", "membership", "runs", "rounds", "models", "audit", "privacy")
 
 app = typer.Typer(
     name="fedmepd-admin",

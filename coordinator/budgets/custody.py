@@ -1,0 +1,171 @@
+"""The ledger of the lead hospital's patients in the coordinator's hands (SPEC 13). Synchronous, for threads.
+
+The ledger is opened when the coordinator starts if there is one or a budget is set, otherwise when it is first needed.
+Once another party has shown more of it than there is, nothing private leaves any more, also after a restart, until a
+person has put the ledger back and removed the note that lies beside it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedmepd.durable import write_text
+from security.errors import LedgerError, RolledBackError
+from security.identity import Identity
+from security.privacy.heads import Head
+from security.privacy.ledger import Ledger
+from security.privacy.terms import Budget, Claim, Event
+
+_STOPPED = "rolled-back"
+
+
+class Custody:
+    """Holds the ledger.
+
+    Args:
+        path: Its file.
+        identity: The coordinator.
+        key: Its identity key.
+        budget: What its configuration allows; None for nothing.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        identity: Identity,
+        key: Ed25519PrivateKey,
+        budget: Budget | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._path, self.identity, self._key, self.budget, self._clock = path, identity, key, budget, clock
+        self._lock = threading.RLock()
+        self._ledger: Ledger | None = None
+
+    def open(self) -> None:
+        """Open the ledger if there is one, or a budget for it.
+
+        Raises:
+            LedgerError: If it is damaged, foreign, in use, or gone.
+        """
+        if self.budget is not None or self._path.parent.is_dir():
+            self._opened()
+
+    def close(self) -> None:
+        """Close it."""
+        with self._lock:
+            if self._ledger is not None:
+                self._ledger.close()
+            self._ledger = None
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether there is a ledger so far."""
+        return self._ledger is not None
+
+    def history(self) -> tuple[Event, ...]:
+        """Return all that was debited so far."""
+        with self._lock:
+            return self._opened().history()
+
+    def charged(self, claim: Claim) -> bool:
+        """Whether a claim has been debited."""
+        with self._lock:
+            return self._opened().find(claim.key) is not None
+
+    def debit(self, claim: Claim, history: Sequence[Event], spent: float) -> bool:
+        """Debit a claim; False, and nothing done, if something else was debited since the history was read.
+
+        Args:
+            claim: What is to be released.
+            history: What `spent` was computed of, the claim apart.
+            spent: What the claim brings the total to.
+
+        Raises:
+            BudgetError: If it does not fit.
+            LedgerError: If it cannot be recorded.
+        """
+        with self._lock:
+            ledger = self._opened()
+            if ledger.history() != tuple(history):
+                return False
+            ledger.debit(claim, spent=spent, after=ledger.head().hash)
+            return True
+
+    def release(self, claim: Claim, sha256: str) -> bool:
+        """Record what is about to leave; False if it was recorded before.
+
+        Raises:
+            LedgerError: If it was not debited, something else was released for it, or it cannot be recorded.
+        """
+        with self._lock:
+            before = self._opened().released(claim.key)
+            self._opened().release(claim.key, sha256)
+            return before is None
+
+    def unaccounted(self, run: str, why: str) -> None:
+        """Record that a run trains on the patients without a guarantee; once for each run.
+
+        Raises:
+            LedgerError: If it cannot be recorded.
+        """
+        with self._lock:
+            self._opened().unaccounted(run, "training", why)
+
+    def witness(self, heads: Sequence[Head]) -> None:
+        """Record heads that others sent, and check what they have seen of this ledger.
+
+        Raises:
+            ForkError: If somebody has shown two ledgers.
+            RolledBackError: If this ledger was shortened or restored; from now on it is `stopped`.
+            LedgerError: If it cannot be recorded.
+        """
+        with self._lock:
+            try:
+                self._opened().witness(heads)
+            except RolledBackError as error:
+                if self.stopped is None:
+                    write_text(self._path.with_name(_STOPPED), str(error))
+                raise
+
+    @property
+    def stopped(self) -> str | None:
+        """Why nothing private may be released, if so."""
+        try:
+            return self._path.with_name(_STOPPED).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def check_not_stopped(self) -> None:
+        """Check that the ledger can be believed.
+
+        Raises:
+            LedgerError: If others have seen more of it than there is.
+        """
+        reason = self.stopped
+        if reason is not None:
+            raise LedgerError(
+                f"nothing private is released: {reason.rstrip('.')}",
+                remedy=f"put the complete ledger back, then remove {self._path.with_name(_STOPPED)}",
+            )
+
+    def heads(self) -> tuple[Head, ...]:
+        """Return the newest head of this ledger and of those that it has witnessed; nothing if there is none."""
+        with self._lock:
+            return () if self._ledger is None else (self._ledger.head(), *self._ledger.witnessed)
+
+    def _opened(self) -> Ledger:
+        with self._lock:
+            if self._ledger is None:
+                self._ledger = Ledger.open(self._path, self.identity, self._key, clock=self._now)
+                self._ledger.set_budget(self.budget)
+            return self._ledger
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
