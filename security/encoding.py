@@ -67,7 +67,7 @@ def frame(label: str, version: int, *parts: bytes) -> bytes:
     if not 1 <= version < 1 << 32:
         raise EncodingError(f"{version} is not a version from 1 to 2^32 - 1")
     head = integer(len(label)) + label.encode("ascii") + version.to_bytes(4, "big") + integer(len(parts))
-    return head + b"".join(integer(len(part)) + part for part in parts)
+    return head + b"".join([piece for part in parts for piece in (len(part).to_bytes(8, "big"), part)])
 
 
 def digest(label: str, version: int, *parts: bytes) -> bytes:

@@ -16,6 +16,7 @@ from security.privacy.heads import Head
 from security.privacy.terms import Budget, Claim, check_digest
 
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+_HEAD = re.compile(rf"({_WHOLE.pattern}) ([0-9a-f]{{64}}) ([0-9a-f]{{64}}) ([0-9a-f]{{128}})", re.ASCII)
 _TRUTHS = {"true": True, "false": False}
 _DEBIT = ("mechanism", "run", "round", "noise", "clip", "rate", "steps", "patients", "conditional", "recipients")
 
@@ -146,20 +147,9 @@ def read_heads(body: Mapping[str, str]) -> tuple[Head, ...]:
         LedgerError: If the body is malformed.
     """
     with _Reading(body, *body):
-        found = []
-        for owner, said in body.items():
-            sequence, digest, key, signature = said.split(" ")
-            found.append(
-                Head(
-                    owner=owner,
-                    key=bytes.fromhex(key),
-                    sequence=_whole(sequence),
-                    hash=digest,
-                    signature=bytes.fromhex(signature),
-                )
-            )
-        if not found or write_heads(found) != dict(body):
-            raise ValueError("it names no heads as they are written")
+        found = [_read_head(owner, said) for owner, said in body.items()]
+        if not found:
+            raise ValueError("it names no heads")
         return tuple(found)
 
 
@@ -188,6 +178,20 @@ def _budget(budget: Budget | None, prefix: str) -> dict[str, str]:
 def _read_budget(body: Mapping[str, str], prefix: str) -> Budget | None:
     epsilon, delta = body[f"{prefix}epsilon"], body[f"{prefix}delta"]
     return Budget(epsilon=_number(epsilon), delta=_number(delta)) if epsilon or delta else None
+
+
+def _read_head(owner: str, said: str) -> Head:
+    match = _HEAD.fullmatch(said)
+    if match is None:
+        raise ValueError(f"{said[:40]!r} is not how a head is written")
+    sequence, digest, key, signature = match.groups()
+    return Head(
+        owner=owner,
+        key=bytes.fromhex(key),
+        sequence=int(sequence),
+        hash=digest,
+        signature=bytes.fromhex(signature),
+    )
 
 
 def _number(said: str) -> float:

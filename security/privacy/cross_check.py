@@ -13,10 +13,10 @@ from pathlib import Path
 
 from security.errors import LedgerError
 from security.identity import Identity
-from security.privacy.bodies import read_heads
 from security.privacy.entries import Entry
 from security.privacy.heads import Head, verify_head
 from security.privacy.replay import Replayed
+from security.privacy.standing import Standing
 
 _ASK = "ask the owner for its whole ledger, and believe no figure of it until then"
 
@@ -52,13 +52,15 @@ class Sightings:
     path: Path
     found: list[Sighting] = field(default_factory=list)
 
-    def note(self, entry: Entry, witness: Identity) -> None:
-        """Take the heads of an entry that was checked."""
+    def note(self, entry: Entry, standing: Standing) -> None:
+        """Take the heads of an entry that was checked, and that the standing takes into account."""
         if entry.kind == "witness":
-            self.found += [
-                Sighting(head=head, path=self.path, witness=witness.uri, sequence=entry.sequence, at=entry.at)
-                for head in read_heads(entry.body)
-            ]
+            witness = standing.owner.uri
+            for owner in entry.body:
+                head = standing.witnessed[owner]
+                self.found.append(
+                    Sighting(head=head, path=self.path, witness=witness, sequence=entry.sequence, at=entry.at)
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

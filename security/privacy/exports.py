@@ -15,7 +15,6 @@ from pathlib import Path
 
 from security.errors import KeyFileError, LedgerError, PrivacyError
 from security.files import PRIVATE, write_new
-from security.identity import Identity
 from security.privacy.cross_check import Copy, Sighting, Sightings, by_owner, compare
 from security.privacy.entries import MAX_ENTRY_BYTES, Entry, from_line
 from security.privacy.heads import Head
@@ -149,8 +148,8 @@ def verify(
 def _copy(path: Path, say: Callable[[str], None]) -> Copy:
     sightings = Sightings(path=path)
 
-    def noted(entry: Entry, owner: Identity) -> None:
-        sightings.note(entry, owner)
+    def noted(entry: Entry, standing: Standing) -> None:
+        sightings.note(entry, standing)
         if entry.sequence % _EVERY == _EVERY - 1:
             say(f"{path}: {entry.sequence + 1:,} entries are whole")
 

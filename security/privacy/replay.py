@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from security.errors import LedgerError, PrivacyError
-from security.identity import Identity
 from security.privacy.bodies import read_opening
 from security.privacy.entries import Chain, Entry, from_line
 from security.privacy.standing import Standing
@@ -48,12 +47,12 @@ class Replayed:
         settle()
 
 
-def replay(lines: Iterable[bytes], each: Callable[[Entry, Identity], None] | None = None) -> Replayed | None:
+def replay(lines: Iterable[bytes], each: Callable[[Entry, Standing], None] | None = None) -> Replayed | None:
     """Read a ledger.
 
     Args:
         lines: All its lines, their ends included.
-        each: Is told of each entry and the owner, after it was checked; its signature may not have been.
+        each: Is told of each entry, and of what the ledger then says; its signature may not have been checked yet.
 
     Returns:
         The ledger; None if there is no line.
@@ -72,7 +71,7 @@ def replay(lines: Iterable[bytes], each: Callable[[Entry, Identity], None] | Non
         found = found or _opened(entry)
         found.add(entry)
         if each is not None:
-            each(entry, found.chain.owner)
+            each(entry, found.standing)
     if found is not None:
         found.chain.check_signed()
     return found
