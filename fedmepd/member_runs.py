@@ -29,6 +29,7 @@ from fedmepd.plan import dump_plan
 from fedmepd.round_store import RoundStore
 from fedmepd.runs import RunFolder
 from fedmepd.runspec import RunSpec
+from fedmepd.sections import Privacy
 from fedmepd.worker import Progress
 
 
@@ -90,7 +91,7 @@ def _facts(spec: RunSpec, member: FederationMember, network: nn.Module, cache: P
         "methods": [spec.method.name],
         "members": [describe_member(member, cache)],
         "network": {"width": plan.width, "crop": plan.training.crop, "parameters": parameters_of(network)},
-        "privacy": "none",
+        "privacy": "none" if plan.privacy == Privacy() else "what the member's ledger of privacy budgets says",
         "software": {"fedmepd": __version__, "torch": torch.__version__},
     }
 

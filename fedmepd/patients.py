@@ -38,6 +38,11 @@ class Patients(Sequence[PreparedCase]):
         self._settings, self._cache_dir, self._budget = settings, cache_dir, budget_bytes
         self._kept: OrderedDict[int, PreparedCase] = OrderedDict()
 
+    @property
+    def patient_ids(self) -> tuple[str, ...]:
+        """The patient of each case."""
+        return tuple(case.patient_id for case in self.cases)
+
     def __len__(self) -> int:
         return len(self.cases)
 

@@ -54,6 +54,14 @@ class Plan(Section):
             raise ValueError("split.validate + split.test must leave patients to train on")
         return self
 
+    @model_validator(mode="after")
+    def _privacy(self) -> Plan:
+        for method in map(get_method, self.run.methods):
+            problem = _privacy_problem(self.privacy, method, self.anchors.clusters)
+            if problem is not None:
+                raise ValueError(problem)
+        return self
+
     @property
     def method(self) -> Method:
         """The one method of the plan.
@@ -130,6 +138,23 @@ def parse_plan(data: dict[str, Any], *, source: str) -> Plan:
 def dump_plan(plan: Plan) -> dict[str, Any]:
     """Return a plan as plain data that `parse_plan` reads back."""
     return dict(plan.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def _privacy_problem(privacy: Privacy, method: Method, clusters: int) -> str | None:
+    """Say why a method cannot keep what a plan's privacy settings promise; None if it can."""
+    clusters = clusters if method.clusters is None else method.clusters
+    if privacy.anchors is not None and not clusters:
+        return f"privacy.anchors: method {method.name!r} has no anchors"
+    if privacy.anchors is not None and clusters > 1:
+        return (
+            "privacy.anchors needs anchors.clusters = 1: with several, a patient decides who is grouped with whom, "
+            "which noise on the means does not hide"
+        )
+    if privacy.server is not None and privacy.anchors is None and clusters:
+        return f"privacy.server needs privacy.anchors: the anchors of method {method.name!r} would leave without noise"
+    if method.pooled and (privacy.server is not None or privacy.sites is not None):
+        return f"privacy.server and privacy.sites: method {method.name!r} pools patients, so no member trains its own"
+    return None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class PrivateAnchorMaker:
 
     def _latest(self, weights: Mapping[str, Tensor], settings: AnchorPrivacy) -> Anchors:
         ids = [patient for source in self.learner.sources for patient in source.patient_ids]
-        table = one_row_per_patient(self.learner.prototypes(weights), ids)
+        table = one_row_per_patient(self.learner.prototypes(weights, alone=True), ids)
         found = self.release(
             [level.numpy() for level in table.levels],
             table.occupancy.numpy(),
@@ -150,10 +150,13 @@ class PrivateAnchorMaker:
 def one_row_per_patient(table: PrototypeTable, ids: Sequence[str]) -> PrototypeTable:
     """Join the rows of each patient's cases: voxels add up, features are averaged over all of them.
 
+    A case with a value that is not finite shows nothing, so that it cannot stop a release that others are in.
+
     Args:
         table: One row per case.
         ids: The patient of each row.
     """
+    table = _finite(table)
     order = {patient: row for row, patient in enumerate(dict.fromkeys(ids))}
     if len(order) == len(ids):
         return table
@@ -163,6 +166,12 @@ def one_row_per_patient(table: PrototypeTable, ids: Sequence[str]) -> PrototypeT
     share = member.unsqueeze(2) * table.occupancy / occupancy.clamp(min=1).unsqueeze(1)
     levels = tuple(torch.einsum("pkr,krc->prc", share, level) for level in table.levels)
     return PrototypeTable(levels=levels, occupancy=occupancy)
+
+
+def _finite(table: PrototypeTable) -> PrototypeTable:
+    fine = torch.stack([torch.isfinite(level).all(dim=2).all(dim=1) for level in table.levels]).all(dim=0)
+    levels = tuple(torch.where(fine.view(-1, 1, 1), level, 0.0) for level in table.levels)
+    return PrototypeTable(levels=levels, occupancy=torch.where(fine.unsqueeze(1), table.occupancy, 0.0))
 
 
 def anchors_digest(anchors: Anchors) -> str:

@@ -91,8 +91,9 @@ class CropSource:
     @property
     def patient_ids(self) -> tuple[str, ...]:
         """The patient of each case."""
-        cases = self.cases.cases if isinstance(self.cases, Patients) else self.cases
-        return tuple(case.patient_id for case in cases)
+        if isinstance(self.cases, Patients):
+            return self.cases.patient_ids  # without preparing them
+        return tuple(case.patient_id for case in self.cases)
 
     def steps(self, epochs: int) -> int:
         """Return how many batches show every patient `epochs` times."""
@@ -129,10 +130,15 @@ class CropSource:
     def _own_transform(self) -> Compose:
         return _transform(self.settings)
 
-    def centred(self) -> Iterator[Batch]:
-        """Yield every patient once, unaugmented: the crop around the centre of its labelled classes."""
-        for start in range(0, len(self.cases), self.settings.batch):
-            cases = self.cases[start : start + self.settings.batch]
+    def centred(self, batch: int | None = None) -> Iterator[Batch]:
+        """Yield every patient once, unaugmented: the crop around the centre of its labelled classes.
+
+        Args:
+            batch: Cases at once; as many as in training by default.
+        """
+        batch = batch or self.settings.batch
+        for start in range(0, len(self.cases), batch):
+            cases = self.cases[start : start + batch]
             items = [_centred_crop(case, self.settings.edge) for case in cases]
             images, labels = (torch.stack(parts) for parts in zip(*items, strict=True))
             yield Batch(images=images, label=labels, given=self.given)

@@ -24,6 +24,7 @@ from fedmepd.compute import Backend
 from fedmepd.config import Config
 from fedmepd.federation import Federation, FederationMember
 from fedmepd.participants import LeadParticipant, SiteParticipant, Validated, validate_member
+from fedmepd.private_anchors import PrivacyHooks
 from fedmepd.records import aggregate_record, personal_record, training_record, validation_record
 from fedmepd.round_state import Rules, SiteResult, SiteState
 from fedmepd.rounds import start_weights
@@ -77,11 +78,25 @@ class Setup:
         return self.lead.owners
 
 
-def set_up(config: Config, federation: Federation, method_name: str, backend: Backend) -> Setup:
+def set_up(
+    config: Config,
+    federation: Federation,
+    method_name: str,
+    backend: Backend,
+    *,
+    privacy: PrivacyHooks | None = None,
+) -> Setup:
     """Build the participants of a method.
 
+    Args:
+        config: Configuration of the run.
+        federation: Its members.
+        method_name: Which of its methods.
+        backend: Where to compute.
+        privacy: For the private parts of the configuration; needed where it has any.
+
     Raises:
-        ConfigError: If the method or the sums' range is impossible.
+        ConfigError: If the method or the sums' range is impossible, or `privacy` is needed and missing.
     """
     plan = config.plan(method_name)
     sites = () if plan.method.pooled else federation.sites
@@ -91,8 +106,8 @@ def set_up(config: Config, federation: Federation, method_name: str, backend: Ba
     return Setup(
         config=config,
         federation=federation,
-        lead=LeadParticipant(spec, pooled, backend, workers=workers),
-        sites={site.id: SiteParticipant(spec, site, backend, workers=workers) for site in sites},
+        lead=LeadParticipant(spec, pooled, backend, workers=workers, privacy=privacy),
+        sites={site.id: SiteParticipant(spec, site, backend, workers=workers, privacy=privacy) for site in sites},
     )
 
 

@@ -162,14 +162,19 @@ class Learner:
             seconds=time.perf_counter() - started,
         )
 
-    def prototypes(self, weights: Weights) -> PrototypeTable:
-        """Pool the features of every training patient, from one crop around the labelled classes, at fixed weights."""
+    def prototypes(self, weights: Weights, *, alone: bool = False) -> PrototypeTable:
+        """Pool the features of every training patient, from one crop around the labelled classes, at fixed weights.
+
+        Args:
+            weights: The weights.
+            alone: One case at a time, so that no rounding depends on who else is there.
+        """
         self.load(weights)
         self.network.eval()
         tables = []
         with torch.inference_mode(), self.backend.autocast():
             for source in self.sources:
-                for batch in source.centred():
+                for batch in source.centred(1 if alone else None):
                     images = batch.images.to(self.backend.device)
                     fused = self.network(images, given=batch.given).fused
                     table = prototypes(fused, batch.label.to(self.backend.device), self.architecture.classes)

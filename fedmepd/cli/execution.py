@@ -58,6 +58,7 @@ def execute(config: Config, run: RunFolder, *, quiet: bool) -> dict[str, list[Ca
     Returns:
         Test scores per method.
     """
+    from fedmepd.cli.private_hooks import hooks_for, statement
     from fedmepd.cli.simulation_view import SimulationView
     from fedmepd.compute import resolve_backend
     from fedmepd.evaluation import read_scores_csv
@@ -81,7 +82,7 @@ def execute(config: Config, run: RunFolder, *, quiet: bool) -> dict[str, list[Ca
         facts = describe(config, federation, known=run.facts(), cache=config.data.cache or run.cache)
         run.write_facts(facts)
         for name in (name for name in config.run.methods if name not in scores):
-            setup = set_up(config, federation, name, backend)
+            setup = set_up(config, federation, name, backend, privacy=hooks_for(config))
             facts["network"]["parameters"] = facts["network"]["parameters"] or parameters_of(setup.server.network)
             for segment, owners in thin_segments(setup.rules, setup.roster).items():
                 say(
@@ -90,6 +91,7 @@ def execute(config: Config, run: RunFolder, *, quiet: bool) -> dict[str, list[Ca
                 )
             state = run_method(setup, run, view)
             scores[name] = finish_method(setup, state, run.method(name), view.testing)
+    facts["privacy"] = statement(config, {m.id: len(set(m.patients.train.patient_ids)) for m in federation.members})
     facts["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     facts["seconds"] += time.monotonic() - started
     run.write_facts(facts)

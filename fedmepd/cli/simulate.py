@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedmepd.cli.execution import execute, going_on
+from fedmepd.cli.private_hooks import NONE
 from fedmepd.cli.summary import print_summary, summary_rows
 from fedmepd.errors import ConfigError, RunError
 
@@ -17,16 +18,20 @@ if TYPE_CHECKING:
     from fedmepd.config import Config
     from fedmepd.runs import RunFolder
 
-_HELP = """Train a federation in one process, for one or several methods, and write a run folder.
+_HELP = r"""Train a federation in one process, for one or several methods, and write a run folder.
 
 CONFIG is a TOML file that names the server's and the sites' cohorts, their modalities, and the methods to compare.
 The run folder holds everything: metrics (JSON lines and TensorBoard), checkpoints after every round, each member's
 best model, test scores.
 
+With a \[privacy] section, noise is added as in a federated run, and at the end each member's epsilon is printed, at
+delta = 1/(10 * patients). A simulation keeps no ledger and has no budget: every run is reckoned from nothing, and
+resuming one draws other noise. It is for choosing settings, not for patients' guarantees.
+
 [bold]Examples[/]
 
   fedmepd simulate federation.toml --out runs/first
-  fedmepd simulate --out runs/first --resume          go on after a crash or Ctrl-C, bit for bit
+  fedmepd simulate --out runs/first --resume          go on after a crash or Ctrl-C, bit for bit without \[privacy]
   fedmepd simulate federation.toml --out runs/quick --set run.rounds=5 --set 'run.methods=["fedmepd","local"]'
 """
 
@@ -61,10 +66,21 @@ def simulate(
         with going_on(f"fedmepd simulate --out {out} --resume"):
             scores = execute(chosen, run, quiet=quiet)
     if as_json:
-        typer.echo(json.dumps({"run": str(out), "scores": summary_rows(scores, seed=chosen.run.seed)}))
+        rows = summary_rows(scores, seed=chosen.run.seed)
+        typer.echo(json.dumps({"run": str(out), "scores": rows, "privacy": run.facts().get("privacy", NONE)}))
     elif not quiet:
         print_summary(scores, seed=chosen.run.seed)
+        _print_privacy(run.facts().get("privacy", NONE), methods=len(scores))
         typer.echo(f"Run folder: {out}\nReport:     fedmepd report {out}")
+
+
+def _print_privacy(statement: str, *, methods: int) -> None:
+    """Print what was spent, a member a line."""
+    if statement == NONE:
+        return
+    typer.echo("Privacy of training patients" + (", per method:" if methods > 1 else ":"))
+    for line in statement.split("; "):
+        typer.echo(f"  {line}")
 
 
 def _configuration(config: Path | None, run: RunFolder, overrides: dict[str, Any], *, resume: bool) -> Config:
