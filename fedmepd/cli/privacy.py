@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fedmepd.cli import privacy_audit
+from fedmepd.cli import privacy_audit, privacy_plan
 from fedmepd.errors import RunError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def _group() -> None:
 
 
 privacy_audit.register(_app)
+privacy_plan.register(_app)
 
 
 @_app.command("demo-leak", help=_HELP)
