@@ -74,13 +74,16 @@ class Site:
         await self.link.report(codec.encode_report(report).SerializeToString(deterministic=True))
 
     async def measured(self, transfer: Callable[[], Awaitable[None]]) -> dict[str, float]:
-        """Return the seconds of a transfer and by how much it let either process grow."""
+        """Return the seconds of a transfer, by how much it let either process grow, and how long each was on a core."""
         pids = {"agent": os.getpid(), "coordinator": self.coordinator}
         resting = {name: forget_peak(pid) for name, pid in pids.items()}
+        before = {name: worked(pid) for name, pid in pids.items()}
         began = time.perf_counter()
         await transfer()
         seconds = time.perf_counter() - began
-        return {"seconds": seconds} | {name: memory(pid, "VmHWM") - resting[name] for name, pid in pids.items()}
+        on_core = {f"{name}_cpu": worked(pid) - before[name] for name, pid in pids.items()}
+        grown = {name: memory(pid, "VmHWM") - resting[name] for name, pid in pids.items()}
+        return {"seconds": seconds} | on_core | grown
 
     async def round(self) -> dict[str, dict[str, float]]:
         """Take part in a round and measure its large transfers."""
@@ -110,6 +113,12 @@ class Site:
         """See the run off."""
         await self.report(await self.until(Finish), Finished())
         await self.link.close()
+
+
+def worked(pid: int) -> float:
+    """Return the seconds that the threads of a process were on a core, the kernel's work for them included."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
 
 
 def _sha256(path: Path) -> str:
