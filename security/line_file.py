@@ -81,8 +81,10 @@ class LineFile:
         self.size += len(line)
 
     def close(self) -> None:
-        """Let another process write."""
-        os.close(self._handle)
+        """Let another process write; nothing can be appended any more."""
+        handle, self._handle = self._handle, -1  # the number may soon be another file's
+        if handle >= 0:
+            os.close(handle)
 
     def _hold(self) -> None:
         try:

@@ -306,6 +306,7 @@ class Ledger:
         return last.at
 
     def _append(self, kind: str, body: Mapping[str, str]) -> None:
+        self._check_trusted()  # entries after an older copy would be a fork
         try:
             entry = seal(self._chain.last, owner=self._chain.owner, key=self._key, at=self._now(), kind=kind, body=body)
             settle = self._standing.check(entry)
