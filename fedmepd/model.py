@@ -110,11 +110,11 @@ class Network(nn.Module):
         return [self.encoders[name](images[:, i : i + 1]) for i, name in enumerate(given)]
 
     def decode(self, maps: list[list[Tensor]], given: tuple[str, ...], anchors: Anchors | None = None) -> Decoded:
-        """Fuse feature maps into predictions, calibrated by the anchors where the member has LACCA."""
+        """Fuse feature maps into predictions, calibrated where the member has LACCA and any anchor stands for something."""
         if self.decoder is None:
             raise TypeError("a shared network has no fusion decoder")
         calibrate = None
-        if self.calibration is not None and anchors is not None:
+        if self.calibration is not None and anchors is not None and bool(anchors.attendable.any()):
             calibration, table = self.calibration, anchors
 
             def calibrate(level: int, feature: Tensor) -> Tensor:

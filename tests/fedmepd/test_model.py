@@ -136,6 +136,17 @@ def test_anchors_that_stand_for_nothing_are_not_attended_to():
     torch.testing.assert_close(clean, dirty)
 
 
+@pytest.mark.parametrize("style", ["paper", "residual"])
+def test_where_no_anchor_stands_for_anything_nothing_is_calibrated(style):
+    """As after a private release in which every class is below the floor."""
+    network = build(architecture(calibration=style), seed=0).eval()
+    anchors = random_anchors(4)
+    nothing = Anchors(levels=anchors.levels, weights=torch.zeros_like(anchors.weights))
+    present = images_for(BRATS, batch=1)[1]
+    with torch.no_grad():
+        assert torch.equal(network(present, nothing).probabilities, network(present).probabilities)
+
+
 def test_absent_modalities_get_no_gradient_in_stacked_weights():
     network = build(architecture(("t1",)), seed=0).train()
     _, present, _ = images_for(("t1",))
