@@ -11,7 +11,7 @@ that is conditional (SPEC 13); the conditional figure stands beside it and never
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -265,6 +265,7 @@ class Report:
         failure: What the verification found wrong; then there are no owners, and nothing is to be signed.
         keys_checked: Whether the keys were compared with a signed membership list.
         accountant: By what the figures were recomputed; empty if they were not.
+        warnings: What concerns no ledger alone.
         bound: What an attack on the mechanism achieved; None if none was carried out.
     """
 
@@ -275,19 +276,10 @@ class Report:
     failure: str = ""
     keys_checked: bool = False
     accountant: str = ""
+    warnings: tuple[str, ...] = ()
     bound: Bound | None = None
 
     @property
     def signable(self) -> bool:
         """Whether a person may sign it: the ledgers are whole, and no attack did better than the claim allows."""
         return not self.failure and (self.bound is None or self.bound.consistent)
-
-
-def closest(sightings: Iterable[Sighting]) -> tuple[Sighting, ...]:
-    """Return the newest that each party noted of each ledger, sorted by ledger and party."""
-    newest: dict[tuple[str, str], Sighting] = {}
-    for one in sightings:
-        known = newest.get((one.owner, one.by))
-        if known is None or one.sequence >= known.sequence:
-            newest[one.owner, one.by] = one
-    return tuple(newest[key] for key in sorted(newest))

@@ -7,7 +7,7 @@ printed is never better than what holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -244,9 +244,26 @@ def witnessed(owner: OwnerReport) -> Table:
     )
 
 
-def tables(owner: OwnerReport) -> Sequence[Table]:
+def tables(owner: OwnerReport) -> tuple[Table, ...]:
     """Return all tables of one owner, in the order in which they are read."""
     return (uses(owner), releases(owner), unaccounted(owner), budgets(owner), witnessed(owner))
+
+
+def remarks(report: Report, owner: OwnerReport) -> tuple[str, ...]:
+    """Return what a person must know of one owner's figures beside the tables."""
+    found = [f"The total is unbounded: {reason}" for reason in owner.reasons]
+    if owner.budget_since is not None:
+        found.append(f"No budget was in force until {when(owner.budget_since)}; what was used before is not recorded")
+    if owner.stale and owner.spent_delta is not None:
+        found.append(f"Epsilon was stated at delta {small(owner.spent_delta)}; the budget's was changed afterwards")
+    if owner.unused:
+        found.append(f"{owner.unused} debit(s) without a release: a stop between the two, counted as spent")
+    if owner.finding.recomputed is not None:
+        found.append(
+            f"Recomputed by {report.accountant}: epsilon {upward(owner.finding.recomputed)}, stated "
+            f"{upward(owner.spent)}"
+        )
+    return (*found, *owner.finding.warnings)
 
 
 def mechanisms(report: Report) -> tuple[str, ...]:
@@ -259,13 +276,46 @@ def coordinates(report: Report) -> bool:
     return any(Identity.parse(one.owner).role is Role.COORDINATOR for one in report.owners)
 
 
+def anchors(report: Report) -> tuple[Releases, ...]:
+    """Return the releases of anchors, which are what is attacked, in the order of owners and debits."""
+    return tuple(one for owner in report.owners for one in owner.releases if one.mechanism == "anchors")
+
+
 def same_noise(report: Report) -> bool:
-    """Whether the mechanism was attacked with a noise with which it was used."""
+    """Whether anchors were released with the noise and clip that were attacked."""
     bound = report.bound
-    return bound is None or any(
-        one.mechanism == bound.mechanism and math.isclose(one.noise, bound.noise, rel_tol=1e-9)
-        for owner in report.owners
-        for one in owner.releases
+    return bound is not None and any(
+        math.isclose(one.noise, bound.noise, rel_tol=1e-9) and math.isclose(one.clip, bound.clip, rel_tol=1e-9)
+        for one in anchors(report)
+    )
+
+
+def audit_command(report: Report) -> str:
+    """Return the command that attacks anchors with the least noise that was used; empty if there were none."""
+    released = anchors(report)
+    if not released:
+        return ""
+    worst = min(released, key=lambda one: one.noise)
+    count = sum(one.debits for one in released if (one.noise, one.clip) == (worst.noise, worst.clip))
+    return f"fedmepd privacy audit --noise {worst.noise:g} --clip {worst.clip:g} --releases {count} --json > audit.json"
+
+
+def attack(report: Report) -> Table:
+    """Return what an attack on the mechanism achieved."""
+    bound = report.bound
+    if bound is None:
+        command = audit_command(report)
+        empty = f"No attack was carried out. Run: {command}" if command else "There are no anchors to attack."
+        return Table(title="Attack on the anchor release", columns=("what", "epsilon"), rows=(), empty=empty)
+    return Table(
+        title="Attack on the anchor release",
+        columns=("what", "epsilon"),
+        rows=(
+            ("lower bound, whatever the noise", downward(bound.epsilon_lower)),
+            ("lower bound, if the noise is Gaussian", downward(bound.epsilon_lower_gaussian)),
+            ("claimed upper bound", upward(bound.epsilon_claimed)),
+            ("verdict", "consistent" if bound.consistent else "BROKEN: more is told than is claimed"),
+        ),
     )
 
 

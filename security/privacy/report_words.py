@@ -32,7 +32,6 @@ VETO = (
     "The owner of the server's patients runs the coordinator: that the program stops at the budget is an "
     "organisational promise there, not a technical one. The ledger shows afterwards whether it was kept."
 )
-AUDIT_COMMAND = "fedmepd privacy audit --json > audit.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

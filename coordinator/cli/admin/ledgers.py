@@ -69,7 +69,7 @@ def listed_keys(path: Path, folder: IdentityFolder) -> dict[str, bytes]:
     from security import membership, membership_file
     from security.identity import Identity, Role
 
-    if not folder.exists():
+    if not folder.exists:
         raise ConfigError(
             f"there is no identity in {folder.path} to vouch for {path}",
             remedy="name a folder that pins the consortium's membership key with --identity: yours, or a site agent's",

@@ -127,9 +127,11 @@ def verify(
 ) -> None:
     """Check ledgers from their exports, without a connection: the first entry that is wrong is named.
 
-    Every hash and signature, the rules (no release without its debit, no debit beyond the budget), what the ledgers
-    note of each other, and epsilon, which another accountant recomputes. One export alone does not show a missing
-    end, a second ledger or a restored backup: name those of several parties, and earlier copies too.
+    Checked are every hash and signature, the rules (no release without its debit, no debit beyond the budget), what
+    the ledgers note of each other, and epsilon, which another accountant recomputes.
+
+    One export alone does not show a missing end, a second ledger or a restored backup: name those of several parties,
+    and earlier copies too.
 
     Exit code 1 if something is wrong.
 
@@ -228,7 +230,7 @@ def _checks(identity: Path, membership: Path | None) -> Checks:
     from security.privacy.report_making import Checks
 
     folder = IdentityFolder(identity)
-    trust = folder.read_trust() if folder.exists() else None
+    trust = folder.read_trust() if folder.exists else None
     keys = None if membership is None else ledgers.listed_keys(membership, folder)
     return Checks(
         consortium=None if trust is None else trust.consortium,
