@@ -110,7 +110,7 @@ class Network(nn.Module):
         return [self.encoders[name](images[:, i : i + 1]) for i, name in enumerate(given)]
 
     def decode(self, maps: list[list[Tensor]], given: tuple[str, ...], anchors: Anchors | None = None) -> Decoded:
-        """Fuse feature maps into predictions, calibrated where the member has LACCA and any anchor stands for something."""
+        """Fuse feature maps into predictions, calibrated where there is LACCA and an anchor stands for something."""
         if self.decoder is None:
             raise TypeError("a shared network has no fusion decoder")
         calibrate = None
