@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from security.identity import Identity, Role
 from security.keys import public_bytes
-from security.privacy.entries import Entry, seal, to_line
+from security.privacy.entries import seal, to_line
 from security.privacy.exports import read
 from security.privacy.heads import Head, head_message
 from security.privacy.ledger import Ledger
@@ -89,23 +89,27 @@ class Owner:
         signature = key.sign(head_message(CONSORTIUM, self.identity.uri, sequence, digest))
         return Head(owner=self.identity.uri, key=public_bytes(key), sequence=sequence, hash=digest, signature=signature)
 
-    def rewrite(self, entries, key=None):
-        """Write entries as the owner, or whoever has that key, can: hashed and signed anew."""
-        made: list[Entry] = []
-        for kind, body, at in entries:
+    def rewrite(self, keep, *said, key=None):
+        """Keep so many entries and go on with others, as whoever has that key can: all hashes fit.
+
+        Args:
+            keep: How many.
+            said: Kind and body of the others, and the time if it is another one.
+            key: The owner's, if none is given.
+        """
+        made = self.entries()[:keep]
+        for kind, body, *at in said:
             made.append(
                 seal(
                     made[-1] if made else None,
                     owner=self.identity,
                     key=key or self.key,
-                    at=at,
+                    at=at[0] if at else self.at,
                     kind=kind,
                     body=body,
                 )
             )
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.path.write_bytes(b"".join(to_line(entry).encode() + b"\n" for entry in made))
-        return made
 
 
 def spend(ledger, number, spent, **changes):
