@@ -15,6 +15,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
@@ -23,6 +24,7 @@ from coordinator.spool_writer import SpoolWriter, hash_of
 from fedmepd.durable import sync_folder
 from protos.terms import ArtefactRef
 
+_FLUSHERS = 2
 _Key = tuple[str, ArtefactRef]
 _FILE = re.compile(r"(?P<sha256>[0-9a-f]{64})-(?P<size>[0-9]+)\.part")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -41,6 +43,7 @@ class Spool:
         self._folder, self._limit, self._reserve = folder, max_bytes_per_owner, min_free_bytes
         self._lock = threading.RLock()
         self._writers: dict[_Key, SpoolWriter | None] = {}  # None while it is being opened
+        self._flushes = ThreadPoolExecutor(_FLUSHERS, "flush")
         self._known: dict[_Key, tuple[int, hashlib._Hash]] = {}  # hash and length of what a closed writer left
 
     def offset(self, owner: str, ref: ArtefactRef) -> int:
@@ -194,7 +197,9 @@ class Spool:
             except BaseException:
                 os.close(descriptor)
                 raise
-        return SpoolWriter(descriptor, ref, there, digest, lambda writer: self._released(key, writer))
+        return SpoolWriter(
+            *(descriptor, ref, there, digest), lambda writer: self._released(key, writer), self._flushes.submit
+        )
 
     def _released(self, key: _Key, writer: SpoolWriter) -> None:
         with self._lock:

@@ -1,7 +1,8 @@
 """One writer of an unfinished upload: appends, hashes, and synchronises often enough that little is lost in a crash.
 
-After a write that failed the file ends where it ended before; after a flush that failed, where it was last durable,
-because a disk may have dropped what it could not write.
+What came is put on the disk by another thread while more comes, so that neither waits for the other; more than
+`_BEHIND_BYTES` are never written ahead of that. After a write that failed the file ends where it ended before; after a
+flush that failed, where it was last durable, because a disk may have dropped what it could not write.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Self
 from coordinator.errors import ConflictError, RefusedError, StorageError
 from protos.terms import ArtefactRef
 
-_FLUSH_BYTES = 32 << 20
+_FLUSH_BYTES = 8 << 20
+_BEHIND_BYTES = 32 << 20
 _READ_BYTES = 1 << 20
 
 
@@ -31,6 +33,7 @@ class SpoolWriter:
         there: Bytes that are there, durable.
         digest: Over them.
         released: Called once when the writer is closed.
+        later: Has something done soon by another thread.
 
     Attributes:
         ref: What was announced.
@@ -47,9 +50,12 @@ class SpoolWriter:
         there: int,
         digest: hashlib._Hash,
         released: Callable[[SpoolWriter], None],
+        later: Callable[[Callable[[], None]], object],
     ) -> None:
-        self._descriptor, self._released, self._lock = descriptor, released, threading.Lock()
-        self._open, self._cancelled = True, False
+        self._descriptor, self._released, self._later = descriptor, released, later
+        self._lock, self._flushing = threading.Lock(), threading.Lock()  # where both are held, the latter was first
+        self._open, self._cancelled, self._asked = True, False, False
+        self._failure: OSError | None = None
         self.ref, self.digest, self.intact = ref, digest, True
         self.reached = self.durable = there
 
@@ -73,9 +79,13 @@ class SpoolWriter:
             fresh = memoryview(data)[self.reached - offset :]
             if len(fresh):
                 self._append(fresh)
-                if self.reached - self.durable >= _FLUSH_BYTES:
-                    self._flush()
-            return self.durable
+            behind = self.reached - self.durable
+        if behind >= _BEHIND_BYTES:
+            self.synchronise()
+        elif behind >= _FLUSH_BYTES and not self._asked:
+            self._asked = True
+            self._later(self._synchronise_soon)
+        return self.durable
 
     def synchronise(self) -> int:
         """Put on disk what came so far, and return how many bytes are durable.
@@ -83,8 +93,8 @@ class SpoolWriter:
         Raises:
             StorageError: If the disk fails; what is durable stays.
         """
-        with self._lock:
-            if self._open and not self._cancelled:
+        with self._flushing:
+            if self._open and not self._cancelled and self._failure is None:
                 self._flush()
             return self.durable
 
@@ -92,12 +102,13 @@ class SpoolWriter:
         """Put on disk what came, and let another writer in; closing again changes nothing.
 
         Raises:
-            StorageError: If the disk fails; what is durable stays.
+            StorageError: If the disk fails or has failed; what is durable stays.
         """
-        with self._lock:
-            if not self._open:
-                return
-            self._open = False
+        with self._flushing:
+            with self._lock:
+                if not self._open:
+                    return
+                self._open = False
             try:
                 if not self._cancelled:
                     self._flush()
@@ -123,8 +134,8 @@ class SpoolWriter:
             raise ConflictError("this upload was discarded", remedy="ask for the next instruction")
         if not self._open:
             raise ConflictError("a later call goes on with this upload", remedy="leave it to that one")
-        if not self.intact:
-            raise StorageError("this upload failed before", remedy="ask for the offset and go on there")
+        if self._failure is not None:
+            raise _cannot_keep(self._failure)
         if not 0 <= offset <= self.reached:
             raise RefusedError(
                 f"{self.reached} bytes are there, the next ones are not those at {offset}",
@@ -145,17 +156,31 @@ class SpoolWriter:
         self.digest.update(data)
         self.reached += len(data)
 
+    def _synchronise_soon(self) -> None:
+        """Synchronise; if that fails, the next write or the closing says so."""
+        try:
+            with contextlib.suppress(StorageError):
+                self.synchronise()
+        finally:
+            self._asked = False
+
     def _flush(self) -> None:
-        if self.reached == self.durable:
+        """Put on disk what is there now; one thread at a time, and others may append meanwhile."""
+        if self._failure is not None:
+            raise _cannot_keep(self._failure)
+        with self._lock:
+            reached = self.reached
+        if reached == self.durable:
             return
         try:
             os.fdatasync(self._descriptor)
         except OSError as error:
-            self.intact, self.reached = False, self.durable
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, self.durable)
+            with self._lock:
+                self._failure, self.intact, self.reached = error, False, self.durable
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._descriptor, self.durable)
             raise _cannot_keep(error) from error
-        self.durable = self.reached
+        self.durable = reached
 
 
 def hash_of(path: Path) -> hashlib._Hash:

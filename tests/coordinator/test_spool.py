@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -256,15 +257,87 @@ def test_a_flush_that_fails_falls_back_to_what_is_durable(spool: Spool, monkeypa
     spool.finish("a", REF)
 
 
-def test_only_what_was_flushed_counts_while_writing_and_asking_flushes(
-    spool: Spool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Later:
+    """Does what is to be done soon when the test says so."""
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], None]] = []
+
+    def submit(self, work: Callable[[], None]) -> None:
+        self.work.append(work)
+
+    def do(self) -> None:
+        self.work.pop()()
+
+
+@pytest.fixture
+def later(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> Later:
+    found = Later()
+    monkeypatch.setattr(spool, "_flushes", found)
     monkeypatch.setattr(spool_writer, "_FLUSH_BYTES", 3000)
+    return found
+
+
+def test_only_what_was_flushed_counts_while_writing_and_asking_flushes(spool: Spool, later: Later) -> None:
+    def write(writer: spool_writer.SpoolWriter, *offsets: int) -> list[int]:
+        return [writer.write(offset, CONTENT[offset : offset + 1000]) for offset in offsets]
+
     with spool.writer("a", REF, 0) as writer:
-        told = [writer.write(offset, CONTENT[offset : offset + 1000]) for offset in range(0, 8000, 1000)]
-        assert told == [0, 0, 3000, 3000, 3000, 6000, 6000, 6000]
-        assert spool.offset("a", REF) == writer.durable == 8000
-    assert spool.offset("a", REF) == 8000
+        assert write(writer, 0, 1000, 2000, 3000) == [0, 0, 0, 0]
+        later.do()
+        assert writer.durable == 4000
+        assert write(writer, 4000, 5000) == [4000, 4000]
+        assert not later.work, "it was asked for once"
+        assert spool.offset("a", REF) == writer.durable == 6000
+    assert spool.offset("a", REF) == 6000
+
+
+def test_a_disk_that_lags_behind_is_waited_for(spool: Spool, later: Later, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_writer, "_BEHIND_BYTES", 5000)
+    with spool.writer("a", REF, 0) as writer:
+        assert [writer.write(offset, CONTENT[offset : offset + 2500]) for offset in (0, 2500)] == [0, 5000]
+    assert not later.work
+
+
+def test_bytes_are_taken_while_others_are_put_on_the_disk(
+    spool: Spool, later: Later, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fdatasync
+
+    def meanwhile(descriptor: int) -> None:
+        writer.write(HALF, CONTENT[HALF:])
+        real(descriptor)
+
+    with spool.writer("a", REF, 0) as writer:
+        writer.write(0, CONTENT[:HALF])
+        monkeypatch.setattr(os, "fdatasync", meanwhile)
+        later.do()
+        monkeypatch.undo()
+        assert (writer.durable, writer.reached) == (HALF, len(CONTENT)), "those that came meanwhile do not count yet"
+    assert spool.finish("a", REF).read_bytes() == CONTENT
+
+
+def test_a_flush_that_fails_in_another_thread_is_told_and_what_came_meanwhile_is_not_kept(
+    spool: Spool, later: Later, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(spool, "a", REF, CONTENT[:1000])
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    writer = spool.writer("a", REF, 1000)
+    writer.write(1000, CONTENT[1000:HALF])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        later.do()
+    assert spool.offset("a", REF) == 1000
+    with pytest.raises(StorageError, match="broken"):
+        writer.write(HALF, CONTENT[HALF:])
+    with pytest.raises(StorageError, match="broken"):
+        writer.close()
+    assert spool.offset("a", REF) == 1000
+    put(spool, "a", REF, CONTENT[1000:], 1000)
+    assert spool.finish("a", REF).read_bytes() == CONTENT
 
 
 def test_an_empty_upload_is_possible(spool: Spool) -> None:
