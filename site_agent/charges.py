@@ -21,6 +21,7 @@ from fedmepd.runspec import RunSpec
 from fedmepd.spending import Spending, site_spending
 from protos.terms import DeclineCause, RoundId
 from security.errors import BudgetError
+from security.privacy.planning import Advice, advising
 from security.privacy.terms import Budget, Claim, Event, claim_key
 from site_agent.errors import RefusalError
 from site_agent.policy_file import Privacy
@@ -126,7 +127,7 @@ class Charges:
         if self.wanted.dp_floor is not None:
             floor = Budget(epsilon=self.wanted.dp_floor, delta=budget.delta)
             asked.insert(0, _Question("floor", (), claim.event, rounds, floor))
-        found = await self._account(asked, budget.delta, progress)
+        found = await self._account([question.events for question in asked], budget.delta, progress)
         for question, epsilon in zip(asked, found, strict=True):
             if not epsilon <= question.limit.epsilon:
                 raise await self._too_much(round_id, question, epsilon, progress)
@@ -142,8 +143,11 @@ class Charges:
             raise self._refusal(round_id, error.problem, DELTA, remedy=error.remedy) from error
         return budget
 
-    async def _account(self, asked: Sequence[_Question], delta: float, progress: TrainerProgress) -> tuple[float, ...]:
-        job = Account(histories=tuple(_triples(question.events) for question in asked), delta=delta)
+    async def _account(
+        self, histories: Sequence[Sequence[Event]], delta: float, progress: TrainerProgress
+    ) -> tuple[float, ...]:
+        triples = (tuple((one.noise, one.rate, one.steps) for one in history) for history in histories)
+        job = Account(histories=tuple(triples), delta=delta)
         answer = await self.trainer.run("account", job.model_dump(mode="json"), progress)
         return tuple(float(value) for value in answer["epsilons"])
 
@@ -154,19 +158,24 @@ class Charges:
         limit = asked.limit
         words, clause = _WORDS[asked.about]
         problem = f"{words} epsilon {epsilon:.4g} at delta {limit.delta:g}, and {limit.epsilon:g} is allowed"
-        arguments = {
-            "history": _triples(asked.history),
-            "round": _triples([asked.event])[0],
-            "rounds": asked.rounds,
-            "epsilon": limit.epsilon,
-            "delta": limit.delta,
-        }
         try:
-            advice = str((await self.trainer.run("advise", arguments, progress))["advice"])
+            advice = await self._advice(asked, progress)
         except RefusalError as error:
             _log.warning("the trainer does not say what would fit", reason=error.problem)
             advice = "what would fit is not known"
         return self._refusal(round_id, f"{problem}; {advice}", clause)
+
+    async def _advice(self, asked: _Question, progress: TrainerProgress) -> str:
+        """Say what would fit; the planner's questions go to the trainer."""
+        planner = advising([[asked.event]] * asked.rounds, asked.limit, history=asked.history)
+        try:
+            events = next(planner)
+            while True:
+                (epsilon,) = await self._account([events], asked.limit.delta, progress)
+                events = planner.send(epsilon)
+        except StopIteration as end:
+            found: Advice = end.value
+            return found.remedy()
 
     def _refusal(self, round_id: RoundId, problem: str, clause: str, remedy: str | None = None) -> RefusalError:
         """Return the refusal of a run, which is remembered: what was spent never becomes less."""
@@ -199,10 +208,6 @@ def _recipients(spec: RunSpec) -> str:
     if spec.aggregation == "secure":
         return f"the coordinator and {sites}, in a sum over sites"
     return f"the coordinator as it is, {sites} in a sum"
-
-
-def _triples(events: Sequence[Event]) -> tuple[tuple[float, float, int], ...]:
-    return tuple((event.noise, event.rate, event.steps) for event in events)
 
 
 def _sha256(path: Path) -> str:

@@ -1,7 +1,7 @@
 """The site's training worker: `python -P -m site_agent.trainer`, driven over pipes by the agent.
 
-Jobs: check, open, round, finish (arguments in `fedmepd.jobs`), account and advise (`site_agent.trainer_privacy`). It
-talks to nobody but the agent; what it reads and writes are files that the agent names.
+Jobs: check, open, round, finish, account (arguments in `fedmepd.jobs`). It talks to nobody but the agent; what it reads
+and writes are files that the agent names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fedmepd.member_runs import finish_run
 from fedmepd.participants import SiteParticipant
 from fedmepd.workbench import Opened, Workbench, check, opened_facts
 from fedmepd.worker import Handler, Progress, serve
-from site_agent.trainer_privacy import account, advise, hooks_of
+from site_agent.trainer_privacy import account, hooks_of
 from site_agent.trainer_rounds import train_round
 
 
@@ -30,7 +30,7 @@ class SiteTrainer:
     def jobs(self) -> dict[str, Handler]:
         """Handlers by job name."""
         own = {"check": self.check, "open": self.open, "round": self.round, "finish": self.finish}
-        return {**own, "account": account, "advise": advise}
+        return {**own, "account": account}
 
     def check(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         """Look at the machine and the cohort."""

@@ -12,6 +12,7 @@ from security.errors import SecurityError
 from security.folders import IdentityFolder, LoadedIdentity
 from site_agent.config import Config
 from site_agent.doctor.findings import Finding, fail, ok, skip, warn
+from site_agent.doctor.ledger import examine_ledger
 from site_agent.doctor.network import certificate, examine_network
 from site_agent.doctor.policy import examine_policy
 from site_agent.errors import AgentError, RefusalError
@@ -36,6 +37,7 @@ def examine(config: Config, *, passphrase: bytes | None, check: Check) -> Iterat
     if loaded is not None:
         yield certificate(loaded, datetime.now(UTC))
     yield from examine_policy(config)
+    yield examine_ledger(config, loaded)
     yield from examine_network(config, loaded)
     yield _disk(config)
     yield from _machine_and_patients(config, check)

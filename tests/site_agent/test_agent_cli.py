@@ -209,6 +209,7 @@ def test_a_proxy_that_refuses_is_named(file):
 
 def test_the_daemon_and_its_command_line_load_nothing_heavy():
     heavy = {"fsspec", "matplotlib", "monai", "nibabel", "pandas", "scipy", "sqlalchemy", "tensorboard", "torch"}
+    heavy |= {"dp_accounting", "jinja2", "opacus"}
     code = (
         "import sys, site_agent.cli.main, site_agent.assembly, site_agent.enrolment, site_agent.doctor; "
         f"print(sorted({heavy!r} & set(sys.modules)))"

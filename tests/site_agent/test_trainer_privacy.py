@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from fedmepd.errors import ConfigError
 from fedmepd.plan import dump_plan, parse_plan
 from fedmepd.runspec import make_spec
-from security.privacy import gaussian
 from site_agent.trainer import SiteTrainer
 from tests.fedmepd.worker_federation import RUN_ID, WorkerFederation, ignore
 
@@ -23,13 +20,6 @@ def job(name, **arguments):
 def test_it_says_what_histories_come_to():
     found = job("account", histories=[[], [[20.0, 1.0, 100]], [[20.0, 1.0, 50], [20.0, 1.0, 50]]], delta=DELTA)
     assert found["epsilons"] == pytest.approx([0.0, 2.0, 2.0], abs=0.01)
-
-
-def test_it_says_what_of_a_schedule_would_fit():
-    most = gaussian.mu_for(2.0, DELTA)
-    noise = math.sqrt(10) / most  # ten rounds spend epsilon 2
-    found = job("advise", history=[], round=[noise, 1.0, 1], rounds=20, epsilon=2.0, delta=DELTA)
-    assert found["advice"].startswith("10 of 20 rounds fit as they are")
 
 
 @pytest.mark.parametrize("wrong", [{"delta": 1.0}, {"histories": [[[1.0, 1.0]]]}, {"budget": 3}])

@@ -1,0 +1,50 @@
+"""The ledger of privacy budgets: can it be read, is it ours, how much of the budget is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from security.errors import SecurityError
+from security.folders import LoadedIdentity
+from security.keys import public_bytes
+from security.privacy import exports
+from site_agent.config import Config
+from site_agent.doctor.findings import Finding, fail, ok, skip, warn
+from site_agent.errors import AgentError
+from site_agent.policy_file import Policy
+from site_agent.purse import FILE
+
+_WHAT = "privacy"
+_REMEDY = "fedmepd-agent privacy report shows what for"
+
+
+def examine_ledger(config: Config, loaded: LoadedIdentity | None) -> Finding:
+    """Look at the ledger; an agent may be writing it meanwhile."""
+    path = config.data / FILE
+    if not path.exists():
+        return skip(_WHAT, "no ledger yet: it is begun when the agent is started")
+    try:
+        return _ledger(path, config, loaded)
+    except (SecurityError, AgentError) as error:
+        return fail(_WHAT, error.problem, error.remedy or "")
+    except OSError as error:
+        return fail(_WHAT, f"{path} cannot be read ({error.strerror})", "run as the agent's user")
+
+
+def _ledger(path: Path, config: Config, loaded: LoadedIdentity | None) -> Finding:
+    consortium = None if loaded is None else loaded.identity.consortium
+    keys = None if loaded is None else {loaded.identity.uri: public_bytes(loaded.identity_key)}
+    (found,) = exports.verify([path], consortium=consortium, keys=keys).ledgers
+    if loaded is not None and found.owner != loaded.identity.uri:
+        return fail(_WHAT, f"{path} is the ledger of {found.owner}", "put this site's own one back")
+    wanted = Policy.of(config).privacy.budget
+    if wanted is None and not found.debits:
+        return ok(_WHAT, "no budget: runs that spend of one are declined")
+    if wanted is None:
+        return warn(_WHAT, f"epsilon {found.spent:.4g} was spent, and the policy sets no budget any more", _REMEDY)
+    left = f"epsilon {found.spent:.4g} of {wanted.epsilon:g} was spent at delta {wanted.delta:g}"
+    if found.unbounded:
+        return warn(_WHAT, f"{left}; patients were used without a guarantee too: the total is unbounded", _REMEDY)
+    if found.spent >= wanted.epsilon:
+        return warn(_WHAT, f"{left}: private runs are declined", _REMEDY)
+    return ok(_WHAT, left)
