@@ -20,7 +20,7 @@ from torch import Tensor
 SLOW_CONVOLUTION_NUMEL = 20480  # at batch 1 and C*D*H up to this PyTorch falls to a slow CPU convolution
 _UNFOLDED_VOXELS = 512  # below this many voxels a matrix product is faster than any convolution
 
-_INPUT, _WEIGHT = (True, False), (False, True)  # which gradient of a convolution is wanted
+_INPUT, _WEIGHT = 0, 1  # which gradient of a convolution is wanted
 
 
 def convolve_each(
@@ -65,7 +65,7 @@ class _ConvolveEach(torch.autograd.Function):
         padding = _padding(weights)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = _backward(grad, x, weights[0], ctx.stride, padding, _INPUT)[0]
+            grad_x = _backward(grad, x, weights[0], ctx.stride, padding, _INPUT)
         return grad_x, _weight_gradients(grad, x, weights[0], ctx.stride, padding), None
 
 
@@ -75,7 +75,7 @@ def _weight_gradients(
     channels, depth, height, _ = x.shape[1:]
     if x.is_cuda or channels * depth * height > SLOW_CONVOLUTION_NUMEL:
         pairs = zip(grad.split(1), x.split(1), strict=True)
-        return torch.stack([_backward(g, s, weight, stride, padding, _WEIGHT)[1] for g, s in pairs])
+        return torch.stack([_backward(g, s, weight, stride, padding, _WEIGHT) for g, s in pairs])
     if stride == 1 and depth % 2 == 0 and x.shape[2:].numel() >= _UNFOLDED_VOXELS:
         return _by_halves(grad, x, weight, padding)
     return _by_product(grad, x, weight, stride, padding)
@@ -92,7 +92,7 @@ def _by_halves(grad: Tensor, x: Tensor, weight: Tensor, padding: list[int]) -> T
     flat = [0, *padding[1:]]
     layout = torch.channels_last_3d
     found = [
-        _backward(g.contiguous(memory_format=layout), s.contiguous(memory_format=layout), weight, 1, flat, _WEIGHT)[1]
+        _backward(g.contiguous(memory_format=layout), s.contiguous(memory_format=layout), weight, 1, flat, _WEIGHT)
         for g, s in zip(grads, inputs, strict=True)
     ]
     return torch.stack(found)
@@ -110,13 +110,12 @@ def _by_product(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: l
     return found.permute(0, 1, 5, 2, 3, 4)
 
 
-def _backward(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: list[int], wanted: tuple[bool, bool]
-) -> tuple[Tensor, Tensor]:
-    found = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, [stride] * 3, padding, [1] * 3, False, [0] * 3, 1, [*wanted, False]
-    )
-    return found[0], found[1]
+def _backward(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: list[int], wanted: int) -> Tensor:
+    """Return the gradient of the input or of the weight."""
+    mask = [wanted == _INPUT, wanted == _WEIGHT, False]
+    sizes = [stride] * 3, padding, [1] * 3
+    found: Tensor = torch.ops.aten.convolution_backward(grad, x, weight, None, *sizes, False, [0] * 3, 1, mask)[wanted]
+    return found
 
 
 def _padding(weights: Tensor) -> list[int]:
