@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from coordinator import events as ev
@@ -250,6 +252,22 @@ def test_a_dead_trainer_ends_the_attempt_and_not_the_run() -> None:
     assert phase(scene) is Phase.TRAINING
     scene.whole_round()
     assert scene.state.failures == 0
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_part_that_no_attempt_can_do_ends_the_run_at_once(secure: bool) -> None:  # noqa: FBT001
+    """As when the privacy budget is spent: sites would train for nothing."""
+    scene = started()
+    scene.train(*SITES)
+    scene.submit(*SITES)
+    scene.add_up()
+    if secure:
+        assert scene.state.round is not None
+        scene.state = replace(scene.state, round=replace(scene.state.round, spent=True))
+    scene.tell(ev.LeadFailed(round_number=1, reason="the budget is spent", final=True))
+    assert scene.state.status is RunStatus.FAILED
+    assert scene.state.reason == "the server's training failed: the budget is spent"
+    assert isinstance(task(scene, "a"), Finish)
 
 
 def test_a_server_that_cannot_start_fails_the_run() -> None:
