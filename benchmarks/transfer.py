@@ -33,6 +33,7 @@ from benchmarks.processes import (
     told,
     write_words,
 )
+from fedmepd.aggregation import quantisation
 from fedmepd.artefacts import contribution_length
 from protos import codec
 from protos.terms import Accepted, Finish, Finished, Instruction, Report, ReportBody, Submit, Submitted, Train, Trained
@@ -41,6 +42,7 @@ from site_agent.link import Link
 from site_agent.policy import manifest_of
 from site_agent.tls import member_credentials
 from site_agent.transfers import Downloads, send
+from site_agent.updates import CheckedUpdate
 from tests.federation.hospital import MODALITIES
 
 RESULTS = Path(__file__).parent / "results" / "transfer.json"
@@ -96,7 +98,8 @@ class Site:
         path = self.folder / "contribution"
         write_words(path, contribution_length(self.layout, MODALITIES), found.round.round_number)
         digest = await asyncio.to_thread(_sha256, path)
-        manifest = manifest_of(path, self.layout, MODALITIES, sha256=digest, most=1 << 40)
+        update = CheckedUpdate(path, self.layout.for_member(MODALITIES), quantisation(sites=1))
+        manifest = await asyncio.to_thread(manifest_of, update, sha256=digest, most=1 << 40)
         ref, *others = sorted(found.task.artefacts, key=lambda ref: -ref.size)
         self.downloads.prune(())
         for other in others:

@@ -6,7 +6,6 @@ no case and no path.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from protos.terms import ArtefactRef, DeclineCause, RoundId, SegmentSlice, Submi
 from security.secagg import is_member
 from site_agent.config import Config
 from site_agent.errors import RefusalError
+from site_agent.updates import CheckedUpdate
 
 _WORD = 4
-_HASH_BYTES = 4 << 20
 
 
 def check_run(spec: RunSpec, run: str, site: str, own: Sequence[str]) -> None:
@@ -83,29 +82,27 @@ def check_specification(run: str, sha256: str, known: str | None) -> None:
         raise RefusalError(problem, cause=DeclineCause.POLICY, clause="SPEC 9.5")
 
 
-def manifest_of(path: Path, layout: Layout, own: Sequence[str], *, sha256: str, most: int) -> VectorManifest:
-    """Return what a contribution consists of, once the file has been checked.
+def manifest_of(update: CheckedUpdate, *, sha256: str, most: int) -> VectorManifest:
+    """Return what a contribution consists of, once all of it has been read and checked.
 
     Args:
-        path: The contribution; read as a whole.
-        layout: The run's layout.
-        own: Modalities of the site.
+        update: The contribution, not read yet.
         sha256: What the trainer says its hash is.
         most: Largest size that may leave the site, in bytes.
 
     Raises:
-        RefusalError: If size or hash are not what they must be.
+        RefusalError: If size, values or hash are not what they must be.
     """
-    slices = tuple(SegmentSlice(name=segment.name, values=vector_length(segment)) for segment in layout.for_member(own))
-    size, found = _measure(path)
-    wanted = _WORD * sum(part.values for part in slices)
+    slices = tuple(SegmentSlice(name=segment.name, values=vector_length(segment)) for segment in update.segments)
+    size, wanted = _size(update.path), _WORD * sum(part.values for part in slices)
     if size != wanted:
         raise _update(f"the contribution has {size} bytes, the layout wants {wanted}")
     if size > most:
         raise _policy(f"the contribution has {size} bytes, limits.max_update_bytes allows {most}")
-    if found != sha256:
+    update.check()
+    if update.digest.hexdigest() != sha256:
         raise _update("the contribution is not what the trainer wrote")
-    return VectorManifest(segments=slices, vector=ArtefactRef(sha256=found, size=size))
+    return VectorManifest(segments=slices, vector=ArtefactRef(sha256=sha256, size=size))
 
 
 def check_submit(round_id: RoundId, spec: ArtefactRef, task: Submit, *, site: str, layout: Layout | None) -> None:
@@ -121,16 +118,11 @@ def check_submit(round_id: RoundId, spec: ArtefactRef, task: Submit, *, site: st
         raise _policy("the round's context is not the one that this site computes: run, roster or layout differ")
 
 
-def _measure(path: Path) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
+def _size(path: Path) -> int:
     try:
-        with path.open("rb") as file:
-            while data := file.read(_HASH_BYTES):
-                digest.update(data)
-                size += len(data)
+        return path.stat().st_size
     except OSError as error:
         raise _update("the contribution cannot be read") from error
-    return size, digest.hexdigest()
 
 
 def _policy(problem: str) -> RefusalError:

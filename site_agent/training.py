@@ -97,16 +97,9 @@ class Training:
         else:
             claim = await self.charges.pay(action, spec, patients, path, progress)
         found = await self.trainer.run("round", self._round(spec, action, workspace, patients), progress)
-        manifest = await asyncio.to_thread(
-            policy.manifest_of,
-            path,
-            layout,
-            self.own,
-            sha256=str(found["sha256"]),
-            most=self.config.limits.max_update_bytes,
-        )
         update = CheckedUpdate(path, layout.for_member(self.own), spec.formats, most_norm=self.most_norm)
-        await asyncio.to_thread(update.check)
+        most = self.config.limits.max_update_bytes
+        manifest = await asyncio.to_thread(policy.manifest_of, update, sha256=str(found["sha256"]), most=most)
         if claim:
             await asyncio.to_thread(self.charges.purse.release, action.round, claim, manifest.vector.sha256)
         result = Result(

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fedmepd.aggregation import vector_length
+from fedmepd.aggregation import quantisation, vector_length
 from fedmepd.layout_json import layout_digest
 from protos.context import round_context
 from protos.terms import ArtefactRef, BroadcastSegment, DeclineCause, RoundId, Submit, Train
@@ -21,6 +21,7 @@ from security.membership_file import to_json
 from site_agent import policy
 from site_agent.errors import NotAMemberError, RefusalError
 from site_agent.membership import Standing
+from site_agent.updates import CheckedUpdate
 from tests.federation.hospital import small_layout
 from tests.site_agent.agent_at_hand import config_of
 
@@ -61,12 +62,16 @@ def contribution(tmp_path, words):
     return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def update_at(path):
+    return CheckedUpdate(path, LAYOUT.for_member(OWN), quantisation(sites=2))
+
+
 WORDS = sum(vector_length(segment) for segment in LAYOUT.for_member(OWN))
 
 
 def test_a_contribution_is_measured_and_hashed_before_it_may_leave(tmp_path):
     path, sha256 = contribution(tmp_path, WORDS)
-    found = policy.manifest_of(path, LAYOUT, OWN, sha256=sha256, most=1 << 20)
+    found = policy.manifest_of(update_at(path), sha256=sha256, most=1 << 20)
     assert [part.name for part in found.segments] == ["modality/flair", "modality/t1", "common"]
     assert found.vector == ArtefactRef(sha256=sha256, size=4 * WORDS)
 
@@ -82,9 +87,18 @@ def test_a_contribution_is_measured_and_hashed_before_it_may_leave(tmp_path):
 def test_what_must_not_leave_is_refused(tmp_path, words, sha256, most, cause, match):
     path, right = contribution(tmp_path, words)
     with pytest.raises(RefusalError, match=match) as caught:
-        policy.manifest_of(path, LAYOUT, OWN, sha256=sha256 or right, most=most)
+        policy.manifest_of(update_at(path), sha256=sha256 or right, most=most)
     assert caught.value.cause is cause
     assert str(tmp_path) not in str(caught.value), "no path leaves the site"
+
+
+def test_values_out_of_range_are_refused_in_the_same_reading(tmp_path):
+    path, _ = contribution(tmp_path, WORDS)
+    words = np.fromfile(path, "<i4")
+    words[-1] = 2**31 - 1
+    words.tofile(path)
+    with pytest.raises(RefusalError, match="out of range in segment common"):
+        policy.manifest_of(update_at(path), sha256=hashlib.sha256(words.tobytes()).hexdigest(), most=1 << 20)
 
 
 def test_the_context_must_be_the_one_that_the_site_computes():
