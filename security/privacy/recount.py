@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from security.errors import LedgerError
 from security.privacy.standing import Debit
@@ -33,21 +33,22 @@ def recount(debits: Sequence[Debit], accountant: Accountant, say: Callable[[str]
         say(f"recomputing what {index + 1:,} debits cost")
         found = accountant(events[: index + 1], debits[index].budget.delta)
         if debits[index].spent < found - TOLERANCE:
-            raise _first(debits[: index + 1], events, accountant, say)
+            raise _first(debits[: index + 1], events, accountant, found, say)
     return found
 
 
 def _first(
-    debits: Sequence[Debit], events: Sequence[Event], accountant: Accountant, say: Callable[[str], None]
+    debits: Sequence[Debit], events: Sequence[Event], accountant: Accountant, total: float, say: Callable[[str], None]
 ) -> LedgerError:
-    """Return the complaint about the first debit that is off; at the latest the last one is."""
-    place, found = 0, 0.0
-    for place, debit in enumerate(debits):
-        say(f"looking for the first debit that states too little: {place + 1:,} of {len(debits):,}")
-        found = accountant(events[: place + 1], debit.budget.delta)
-        if debit.spent < found - TOLERANCE:
-            break
-    wrong = debits[place]
+    """Return the complaint about the first debit that is off; the last one is, by the total."""
+
+    def costs() -> Iterator[tuple[Debit, float]]:
+        for place, debit in enumerate(debits[:-1]):
+            say(f"looking for the first debit that states too little: {place + 1:,} of {len(debits):,}")
+            yield debit, accountant(events[: place + 1], debit.budget.delta)
+        yield debits[-1], total
+
+    wrong, found = next((debit, cost) for debit, cost in costs() if debit.spent < cost - TOLERANCE)
     return LedgerError(
         f"the ledger entry {wrong.sequence} states epsilon {wrong.spent:.4g} as spent, and it is {found:.4g} at delta "
         f"{wrong.budget.delta:g}",

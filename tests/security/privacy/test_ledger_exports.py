@@ -312,6 +312,13 @@ def test_a_witness_of_itself_or_of_a_fork_breaks_the_rules(a, b):
             verdict(a)
 
 
+def test_a_head_may_be_witnessed_again(a, b):
+    last = a.entries()[-1]
+    assert last.kind == "witness"
+    a.rewrite(11, (last.kind, last.body))
+    assert verdict(a, b).ledgers[0].entries == 12
+
+
 @pytest.mark.parametrize("changes", [{"owner": "spiffe://brain.example/site/b"}, {"key": "11" * 32}])
 def test_an_opening_of_somebody_else_is_named(a, changes):
     body = write_opening(a.identity, public_bytes(a.key)) | changes

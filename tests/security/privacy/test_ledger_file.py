@@ -160,6 +160,19 @@ def test_a_full_disk_at_any_point_writes_nothing_and_leaves_a_whole_ledger(tmp_p
     assert calls > 10
 
 
+def test_a_torn_entry_on_a_full_disk_waits_for_space(written, monkeypatch):
+    torn = written.path.read_bytes()[:-9]
+    written.path.write_bytes(torn)
+    disk = Disk(monkeypatch, truncates=False)
+    for calls in (1, 2):
+        disk.full_after(calls)
+        with pytest.raises(LedgerError, match="No space left on device"):
+            written.open()
+    disk.full_after(None)
+    with written.open() as ledger:
+        assert ledger.released(claim(3).key) is None
+
+
 def test_a_ledger_goes_on_after_a_disk_was_full(written, monkeypatch):
     disk = Disk(monkeypatch, truncates=True)
     with written.open() as ledger:
