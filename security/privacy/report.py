@@ -216,7 +216,7 @@ class OwnerReport:
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why the owner's total is unbounded; empty if it is not."""
-        found = [f"run {one.run}: {one.mechanism} without a guarantee ({one.why})" for one in self.unaccounted]
+        found = [f"run {one.run}, {one.mechanism} without a guarantee: {one.why}" for one in self.unaccounted]
         conditional = [words.mechanism(use.mechanism).title for use in self.uses if use.conditional]
         if conditional:
             found.append(f"{' and '.join(conditional)}: {words.CONDITIONAL}")

@@ -20,6 +20,8 @@ from security.privacy.report import Accountant, Finding, OwnerReport, Report, Si
 from security.privacy.report_audit import Bound
 from security.privacy.report_reading import owner_report
 
+_SAID = ("unbounded", "no release", "no budget")  # warnings of what the report itself says, and says why
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checks:
@@ -51,7 +53,7 @@ def make_report(
     """Verify ledgers and return a report of them.
 
     Args:
-        paths: Exports of any number of owners.
+        paths: Exports of any number of owners; one at least.
         checks: What to verify them against.
         made: Now.
         software: Which program makes it, for the page.
@@ -100,7 +102,7 @@ def _owner(found: exports.Verified, names: Mapping[Path, str], accountant: Accou
             Sighting(owner=one.head.owner, by=one.witness, at=one.at, sequence=one.head.sequence, hash=one.head.hash)
             for one in found.sightings
         ),
-        warnings=found.warnings,
+        warnings=tuple(one for one in found.warnings if not any(words in one for words in _SAID)),
     )
     made = owner_report(exports.read(path), finding, accountant)
     if (made.entries, made.head) != (found.entries, found.head.hash):

@@ -143,7 +143,7 @@ def _use(use: Use) -> tuple[str, ...]:
 def releases(owner: OwnerReport) -> Table:
     """Return one row per debit, or per series of equal debits in consecutive rounds."""
     return Table(
-        title="Releases",
+        title="Releases (*: conditional)",
         columns=(
             "when",
             "run",
@@ -257,7 +257,7 @@ def remarks(report: Report, owner: OwnerReport) -> tuple[str, ...]:
     if owner.stale and owner.spent_delta is not None:
         found.append(f"Epsilon was stated at delta {small(owner.spent_delta)}; the budget's was changed afterwards")
     if owner.unused:
-        found.append(f"{owner.unused} debit(s) without a release: a stop between the two, counted as spent")
+        found.append(f"Debits without a release, which count as spent: {owner.unused}")
     if owner.finding.recomputed is not None:
         found.append(
             f"Recomputed by {report.accountant}: epsilon {upward(owner.finding.recomputed)}, stated "

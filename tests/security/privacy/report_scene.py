@@ -1,7 +1,7 @@
 """Ledgers of a made-up consortium, as its programs write them: a server with noised anchors, a hospital with DP-SGD.
 
-The server trains without noise, so its total is unbounded; the hospital's is not. `python -m
-tests.security.privacy.report_scene FOLDER` writes the ledgers, and the report in docs/privacy.md was made of them.
+The server trains without noise, so its total is unbounded; the hospital's is not. The report that docs/privacy.md shows
+is made by `python -m tests.security.privacy.report_scene FOLDER`, which writes ledgers and report.html.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from security.identity import Identity, Role
+from security.privacy import independent
 from security.privacy.ledger import Ledger
+from security.privacy.report_making import Checks, make_report
+from security.privacy.report_page import render
 from security.privacy.terms import Budget, Claim, claim_key
 
 CONSORTIUM = "brain.example"
@@ -118,6 +121,16 @@ def make_ledgers(folder: Path) -> tuple[Path, Path]:
     return folder / "coordinator" / "ledger.jsonl", folder / "hospital-a" / "ledger.jsonl"
 
 
+def make_example(folder: Path) -> Path:
+    """Write ledgers and a report of them; return the report."""
+    paths = make_ledgers(folder)
+    checks = Checks(accountant=independent.epsilon, accountant_name="dp-accounting (privacy loss distributions)")
+    names = {path: f"{path.parent.name}-2030-03.jsonl" for path in paths}
+    made = make_report(paths, checks, made=BEGAN + timedelta(days=7), software="fedmepd-admin", names=names)
+    page = folder / "report.html"
+    page.write_text(render(made), encoding="utf-8")
+    return page
+
+
 if __name__ == "__main__":
-    for made in make_ledgers(Path(sys.argv[1])):
-        sys.stdout.write(f"{made}\n")
+    sys.stdout.write(f"{make_example(Path(sys.argv[1]))}\n")
