@@ -7,7 +7,7 @@ import re
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -53,10 +53,20 @@ def defaults(preset: str) -> dict[str, Any]:
         if model is None:
             found[name] = section.default
             continue
-        for key, field in model.model_fields.items():
-            written = field.alias or key
-            value = "required" if field.is_required() else field.default
-            found[f"{name}.{written}"] = given.get(name, {}).get(written, value)
+        found |= defaults_of(model, name, given.get(name, {}))
+    return found
+
+
+def defaults_of(model: Any, prefix: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a section and of the sections in it, which may be absent."""
+    found: dict[str, Any] = {}
+    for key, field in model.model_fields.items():
+        written = field.alias or key
+        inner = next((kind for kind in get_args(field.annotation) if hasattr(kind, "model_fields")), None)
+        if inner is not None:
+            found |= defaults_of(inner, f"{prefix}.{written}", given.get(written, {}))
+            continue
+        found[f"{prefix}.{written}"] = given.get(written, "required" if field.is_required() else field.default)
     return found
 
 
