@@ -232,10 +232,10 @@ class SiteDesk:
 
     async def _written(self, site: str, writer: SpoolWriter, first: Piece, chunks: AsyncIterator[Piece]) -> int:
         """Write and hash each chunk while the next one comes; return where they end."""
-        marked, size = writer.reached, writer.ref.size
+        loop, marked, size = asyncio.get_running_loop(), writer.reached, writer.ref.size
         following: Piece | None = first
         while following is not None:
-            writing = asyncio.ensure_future(asyncio.to_thread(writer.write, *following))
+            writing = loop.run_in_executor(None, writer.write, *following)
             following = None
             try:
                 following = await anext(chunks, None)

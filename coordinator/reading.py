@@ -22,15 +22,15 @@ async def pieces(blobs: BlobStore, ref: ArtefactRef, offset: int) -> AsyncGenera
     """
     if offset > ref.size:
         raise RefusedError(f"offset {offset} is beyond the end, {ref.size}")
-    source = Handle(lambda: blobs.open(ref))
-    ahead: asyncio.Task[bytes] | None = None
+    loop, source = asyncio.get_running_loop(), Handle(lambda: blobs.open(ref))
+    ahead: asyncio.Future[bytes] | None = None
     try:
         await asyncio.to_thread(source.run, lambda file: file.seek(offset))
         while offset < ref.size:
-            data = await (ahead or asyncio.to_thread(source.run, _piece))
+            data = await (ahead or loop.run_in_executor(None, source.run, _piece))
             if not data:
                 raise CorruptedError(f"the artefact {ref.sha256} is shorter than it should be")
-            ahead = asyncio.create_task(asyncio.to_thread(source.run, _piece))  # while this one is sent
+            ahead = loop.run_in_executor(None, source.run, _piece)  # while this one is sent
             yield offset, data
             offset += len(data)
     finally:  # without a wait: whoever is cancelled may be cancelled again here

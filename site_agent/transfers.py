@@ -1,7 +1,7 @@
 """Artefacts over the link: content-addressed, chunked, resumable from an offset in both directions (PROTOCOL 7).
 
 A download lies in `<sha256>.part` until size and hash are right; what came stays, across cut links and restarts. Memory
-holds a few chunks; reading, writing and hashing happen in threads while the next chunk is under way.
+holds a few chunks; reading, writing, hashing and synchronising happen in threads while the next chunks are under way.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from site_agent.faults import disk
 
 _PART = ".part"
 _HASH_BYTES = 4 << 20
+_READ_BYTES = 4 * CHUNK_BYTES
+_SYNCHRONISED_BYTES = 8 << 20
 _TRIES = 2
 Progress = Callable[[int, int], None]
 
@@ -34,7 +36,7 @@ class Wire(Protocol):
         """Ask how much of an upload is durable."""
 
     async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[Piece], *, stall_s: float) -> int:
-        """Send chunks and return the durable offset."""
+        """Send chunks, each of which is good until the next is asked for, and return the durable offset."""
 
     def download(self, ref: ArtefactRef, begin: int, *, stall_s: float) -> AsyncGenerator[Piece, None]:
         """Receive chunks."""
@@ -100,18 +102,32 @@ class Downloads:
             part.close()
 
     async def _receive(self, wire: Wire, ref: ArtefactRef, part: _Part, progress: Progress) -> None:
-        """Write each chunk while the next one comes."""
+        """Write each chunk while the next one comes, and put on the disk what came while more is written."""
+        loop = asyncio.get_running_loop()
         writing: asyncio.Future[None] | None = None
+        flushing: asyncio.Future[None] | None = None
         try:
             async with aclosing(wire.download(ref, part.size, stall_s=self._stall_s)) as stream:
                 async for offset, data in stream:
                     if writing is not None:
                         await writing
-                    writing = asyncio.ensure_future(asyncio.to_thread(part.write, data))
+                    if part.size - part.flushed >= _SYNCHRONISED_BYTES and (flushing is None or flushing.done()):
+                        if flushing is not None:
+                            await flushing  # raises if it failed
+                        flushing = loop.run_in_executor(None, part.flush)
+                    writing = loop.run_in_executor(None, part.write, data)
                     progress(offset + len(data), ref.size)
         finally:
-            if writing is not None:
-                await asyncio.shield(writing)
+            await _settled(future for future in (writing, flushing) if future is not None)
+
+
+async def _settled(futures: Iterable[asyncio.Future[None]]) -> None:
+    """Wait for all, which goes on in threads if the caller is cancelled, and raise what the first of them raised."""
+    if waiting := list(futures):
+        await asyncio.wait(waiting)
+        for failure in [future.exception() for future in waiting]:
+            if failure is not None:
+                raise failure
 
 
 class _Part:
@@ -121,7 +137,7 @@ class _Part:
         self._target, self._path, self._ref = target, target.with_name(target.name + _PART), ref
         self._file = Handle(self._open)
         self._digest = hashlib.sha256()
-        self.size = 0
+        self.size = self.flushed = 0
 
     def read(self) -> None:
         """Take up what is there."""
@@ -134,6 +150,17 @@ class _Part:
             self._file.run(lambda file: write_all(file, data))
         self._digest.update(data)
         self.size += len(data)
+
+    def flush(self) -> None:
+        """Put on the disk what was written; another thread may write meanwhile."""
+        reached = self.size
+        with disk(self._path):
+            descriptor = self._file.run(lambda file: os.dup(file.fileno()))
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+        self.flushed = reached
 
     def finish(self) -> bool:
         """Give the file its name if it is what it should be; else discard it and say so."""
@@ -163,13 +190,14 @@ class _Part:
         while data := file.read(_HASH_BYTES):
             self._digest.update(data)
             self.size += len(data)
+        self.flushed = self.size
         if self.size > self._ref.size:
             self._empty(file)
 
     def _empty(self, file: BinaryIO) -> None:
         file.truncate(0)
         file.seek(0)
-        self._digest, self.size = hashlib.sha256(), 0
+        self._digest, self.size, self.flushed = hashlib.sha256(), 0, 0
 
 
 def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
@@ -204,30 +232,28 @@ async def send(
         raise UnreachableError(f"the coordinator has {begin} of {ref.size} bytes")
 
 
-async def _chunks(path: Path, begin: int, size: int, progress: Progress) -> AsyncGenerator[tuple[int, bytes], None]:
-    """Yield a file's chunks, reading the next one while one is sent."""
-    source = Handle(lambda: path.open("rb", 0))
-    reading: asyncio.Task[bytes] | None = None
+async def _chunks(path: Path, begin: int, size: int, progress: Progress) -> AsyncGenerator[Piece, None]:
+    """Yield a file's chunks, each good until the next, and read some ahead while they are sent."""
+    loop, source = asyncio.get_running_loop(), Handle(lambda: path.open("rb", 0))
+    spare, filled = (memoryview(bytearray(min(_READ_BYTES, max(size, 1)))) for _ in range(2))
+    reading: asyncio.Future[int] | None = None
+    offset = begin
     try:
-        await asyncio.to_thread(_seek, source, path, begin)
-        reading = asyncio.create_task(asyncio.to_thread(_read, source, path))
-        offset = begin
-        while data := await reading:
-            reading = asyncio.create_task(asyncio.to_thread(_read, source, path))
-            yield offset, data
-            offset += len(data)
-            progress(offset, size)
+        reading = loop.run_in_executor(None, _read, source, path, spare, offset)
+        while count := await reading:
+            spare, filled = filled, spare
+            reading = loop.run_in_executor(None, _read, source, path, spare, offset + count)
+            for start in range(0, count, CHUNK_BYTES):
+                data = filled[start : min(start + CHUNK_BYTES, count)]
+                yield offset, data
+                offset += len(data)
+                progress(offset, size)
     finally:  # without a wait: whoever is cancelled may be cancelled again here
         if reading is not None:
             reading.cancel()
         source.close()
 
 
-def _seek(source: Handle, path: Path, offset: int) -> None:
+def _read(source: Handle, path: Path, buffer: memoryview, offset: int) -> int:
     with disk(path):
-        source.run(lambda file: file.seek(offset))
-
-
-def _read(source: Handle, path: Path) -> bytes:
-    with disk(path):
-        return source.run(lambda file: file.read(CHUNK_BYTES))
+        return source.run(lambda file: os.preadv(file.fileno(), [buffer], offset))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import tracemalloc
 
 import pytest
@@ -137,6 +138,50 @@ def test_a_full_disk_is_named_and_makes_room(tmp_path, monkeypatch):
         await here.fetch(link, REF)
 
     play(scenario)
+
+
+def test_a_download_is_put_on_the_disk_as_it_comes_and_a_disk_that_fails_then_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfers, "_SYNCHRONISED_BYTES", 1)
+    asked = []
+
+    def fail(descriptor):
+        asked.append(descriptor)
+        raise OSError(5, "Input/output error")
+
+    async def scenario(_, link):
+        here = downloads(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", fail)
+            with pytest.raises(StorageError):
+                await here.fetch(link, REF)
+        assert not here.has(REF)
+        await here.fetch(link, REF)
+        assert here.path(REF).read_bytes() == CONTENT
+
+    play(scenario)
+    assert asked
+
+
+def test_an_upload_reads_ahead_and_sends_every_byte_once_from_an_offset_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfers, "_READ_BYTES", 2 * CHUNK_BYTES)
+    seen, sent = [], []
+
+    class Wire:
+        async def upload_offset(self, _ref):
+            return 5
+
+        async def upload(self, ref, chunks, *, stall_s):
+            del stall_s
+            async for offset, data in chunks:
+                assert offset == 5 + sum(map(len, sent))
+                sent.append(bytes(data))
+            return ref.size
+
+    path = upload_file(tmp_path)
+    asyncio.run(send(Wire(), REF, path, stall_s=STALL_S, progress=lambda done, of: seen.append((done, of))))
+    assert b"".join(sent) == CONTENT[5:]
+    assert max(map(len, sent)) == CHUNK_BYTES
+    assert seen[-1] == (REF.size, REF.size)
 
 
 def test_downloads_that_nobody_names_are_removed(tmp_path):
