@@ -17,13 +17,14 @@ NEIGHBOURS = (
 MEANING = (
     "Epsilon and delta bound what anybody learns about one patient from everything that was released, whatever else "
     "they know and however they compute: no outcome is more than e^epsilon times as likely with that patient in the "
-    "data as without, but for a probability of delta. They say nothing of what was not released through this ledger."
+    "data as without, but for a probability of delta. They say nothing of what was not released through this ledger: "
+    "scores on validation and test patients are not noised, and how long a round takes is not hidden."
 )
 CONDITIONAL = (
     "the figure is conditional on the weights with which the features were computed: these weights were trained on "
     "the same patients without a guarantee and were released too"
 )
-NO_BUDGET = "no budget is in force, and what is used without one is not recorded"
+NO_BUDGET = "no budget is in force, and what is used without one need not be recorded"
 SINGLE_EXPORT = (
     "One export alone does not show that its end was cut off, that there is a second ledger, or that a backup was "
     "restored. Exports of the other parties do: each notes the newest entry of the others. Verify several together."
@@ -56,17 +57,19 @@ MECHANISMS: Mapping[str, Mechanism] = {
         assumptions=(
             "Each patient is one vector (features of all classes and levels, and how much there is of each class), "
             "clipped to the L2 norm C before it is summed. The sum gets Gaussian noise of standard deviation noise "
-            "times C from the machine's own source of randomness. Every patient takes part in each release."
+            "times C, drawn exactly over integers, from the machine's own source of randomness. Every patient takes "
+            "part in each release."
         ),
     ),
     "training": Mechanism(
         title="training (DP-SGD)",
-        released="weights after steps of noised gradients; no loss and no score",
+        released="weights after steps of noised gradients; the training loss is left out",
         assumptions=(
             "In each step every patient is drawn independently with the probability rate. A patient's gradient over "
             "all its crops is clipped to the L2 norm C before it is summed; the sum gets Gaussian noise of standard "
             "deviation noise times C. Draws and noise come from the machine's own source of randomness. Every step "
-            "is counted as if it had been seen."
+            "is counted as if it had been seen. That noise in floating-point numbers hides a patient as exact noise "
+            "would is a precaution, not a proof."
         ),
     ),
 }
