@@ -31,7 +31,7 @@ leave less signal. The number of patients is taken to be public.
 
 [bold]--noise[/] asks the other way round: does this noise fit, and if not, what would? Exit code 1 if it fits none.
 
-[bold]--training[/] plans DP-SGD too (about ten seconds more): each of --rounds takes --steps steps, in each of which a \
+[bold]--training[/] plans DP-SGD too (ten seconds more): each of --rounds takes --steps steps, in each of which a \
 patient is drawn with probability --batch over --patients. Each plan takes all of epsilon; the last column says what \
 a server that does both comes to.
 

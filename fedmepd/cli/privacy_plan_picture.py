@@ -103,7 +103,7 @@ def _curve(axes: Axes, line: Sequence[Budget], value: Curve, marked: Sequence[Bu
 def _level(axes: Axes, value: float, text: str, *, right: bool = False) -> None:
     axes.axhline(value, color=_DARK, linewidth=0.9, zorder=0)
     place: tuple[str, str] = ("axes fraction", "data")
-    style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9, "color": _DARK, "bbox": _BACK, "zorder": 1}
+    style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9, "color": _DARK, "bbox": _BACK, "zorder": 4}
     if right:
         axes.annotate(text, (1.0, value), (-2, 4), place, ha="right", **style)
     else:

@@ -22,6 +22,7 @@ _ROOT_PI = math.sqrt(math.pi)
 _DIRECT = 4.0
 _DEPTH = 40
 _ROUNDING = 1e-12
+_SLACK = 1e-14
 _FAR = 1e150
 
 
@@ -34,13 +35,14 @@ def delta_of(epsilon: float, mu: float) -> float:
 
     Returns:
         Phi(-u) - exp(epsilon) Phi(-v) with u = epsilon / mu - mu / 2 and v = u + mu, written as
-        Phi(-u) (1 - erfcx(v / sqrt 2) / erfcx(u / sqrt 2)), in which exp(epsilon) has cancelled.
+        Phi(-u) (1 - erfcx(v / sqrt 2) / erfcx(u / sqrt 2)), in which exp(epsilon) has cancelled; and 1e-14 Phi(-u)
+        more, which covers the rounding errors, so that it is never below the exact value.
     """
     near, far = epsilon / mu - mu / 2, epsilon / mu + mu / 2
     tail = math.erfc(near / _ROOT_2) / 2
     if near < -_DIRECT * _ROOT_2:  # Phi(-u) is 1 but for 1e-8; its erfcx would overflow
-        return tail - math.exp(-near * near / 2) * erfcx(far / _ROOT_2) / 2
-    return tail * (1.0 - erfcx(far / _ROOT_2) / erfcx(near / _ROOT_2))
+        return tail * (1.0 + _SLACK) - math.exp(-near * near / 2) * erfcx(far / _ROOT_2) / 2
+    return tail * (1.0 - erfcx(far / _ROOT_2) / erfcx(near / _ROOT_2) + _SLACK)
 
 
 def epsilon_of(mu: float, delta: float) -> float:
