@@ -7,6 +7,7 @@ be signed.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ from security.privacy import exports, report_rows
 from security.privacy.report import Accountant, Finding, OwnerReport, Report, Sighting
 from security.privacy.report_audit import Bound
 from security.privacy.report_reading import owner_report
+from security.privacy.terms import Event
 
 _SAID = ("unbounded", "no release", "no budget")  # warnings of what the report itself says, and says why
 
@@ -65,7 +67,7 @@ def make_report(
         OSError: If a file cannot be read.
     """
     about: dict[str, Any] = {"made": made, "software": software, "bound": bound}
-    accountant = checks.accountant
+    accountant = None if checks.accountant is None else _remembering(checks.accountant)
     try:
         found = exports.verify(
             paths, consortium=checks.consortium, keys=checks.keys, accountant=accountant, progress=progress
@@ -108,6 +110,22 @@ def _owner(found: exports.Verified, names: Mapping[Path, str], accountant: Accou
     if (made.entries, made.head) != (found.entries, found.head.hash):
         raise LedgerError(f"{path} changed while it was read", remedy="make a copy of it and read that")
     return made
+
+
+def _remembering(accountant: Accountant) -> Accountant:
+    """Return an accountant that computes once what is asked again: one mechanism by itself is often all there is."""
+    known: dict[object, float] = {}
+
+    def remembered(events: Sequence[Event], delta: float) -> float:
+        counts: Counter[tuple[float, float]] = Counter()
+        for event in events:
+            counts[event.noise, event.rate] += event.steps
+        key = (frozenset(counts.items()), delta)
+        if key not in known:
+            known[key] = accountant(events, delta)
+        return known[key]
+
+    return remembered
 
 
 def _named(words: str, names: Mapping[Path, str]) -> str:

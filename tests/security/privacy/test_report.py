@@ -208,6 +208,18 @@ def test_what_others_noted_and_what_was_recomputed_stands_in_the_report(paths) -
     assert report_rows.heads(made).rows[0][-1] == "nobody"
 
 
+def test_an_accountant_is_asked_once_for_the_same_history(paths) -> None:
+    asked = []
+
+    def counting(events, delta):
+        asked.append(sum(event.steps for event in events))
+        return account(events, delta)
+
+    made = report_of(paths[0], checks=Checks(accountant=counting))
+    assert asked == [3]
+    assert made.owners[0].uses[0].alone == made.owners[0].finding.recomputed
+
+
 def test_a_ledger_that_is_not_believed_gives_no_figure_and_nothing_to_sign(paths, tmp_path) -> None:
     lines = paths[1].read_bytes().splitlines(keepends=True)
     cut = tmp_path / "cut.jsonl"
