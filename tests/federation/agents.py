@@ -8,12 +8,19 @@ from pathlib import Path
 
 from fedmepd.layout import Layout
 from site_agent.hands import Tools
+from site_agent.policy_file import Policy
 from tests.federation.hospital import Hospital
-from tests.site_agent.agent_at_hand import IdleTrainer, build_agent, build_tools, config_of
+from tests.site_agent.agent_at_hand import PLAIN, IdleTrainer, build_agent, build_tools, config_of
 
 
 def tools_of(
-    hospital: Hospital, site: str, address: str, layout: Layout, trainer: IdleTrainer | None = None, **limits: object
+    hospital: Hospital,
+    site: str,
+    address: str,
+    layout: Layout,
+    trainer: IdleTrainer | None = None,
+    policy: Policy = PLAIN,
+    **limits: object,
 ) -> Tools:
     """Return what the agent of an enrolled site works with."""
     own = hospital.sites[site]
@@ -21,7 +28,8 @@ def tools_of(
     if not data.exists():
         data.mkdir(parents=True, mode=0o700)
         shutil.copytree(hospital.folder / "members" / site, data / "identity", symlinks=True)
-    return build_tools(config_of(data, address, address, own, **limits), trainer or IdleTrainer(layout, own))
+    config = config_of(data, address, address, own, **limits)
+    return build_tools(config, trainer or IdleTrainer(layout, own), policy=policy)
 
 
 def start_agent(tools: Tools) -> asyncio.Task[int]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,9 +21,9 @@ import grpc
 import numpy as np
 from grpc import aio
 
-from coordinator.config import Config, Lead, Service
+from coordinator.config import Config, Lead, Privacy, Service
 from coordinator.events import TrainLead
-from coordinator.ports import LeadFiles
+from coordinator.ports import History, LeadFiles
 from coordinator.server import Coordinator, serve
 from coordinator.tls import require_tls_1_3
 from fedmepd.aggregation import vector_length
@@ -37,6 +38,7 @@ from protos.terms import (
     Finish,
     Finished,
     Instruction,
+    LedgerHead,
     Report,
     ReportBody,
     ReportReply,
@@ -110,6 +112,14 @@ class IdleLead:
         layout = out / "layout.json"
         layout.write_text(json.dumps(layout_to_json(self.layout), separators=(",", ":"), sort_keys=True))
         return LeadFiles(segments=segments, anchors=None, start=None, layout=layout, model=None, samples=0.0)
+
+    async def patients(self, spec: Path) -> int:
+        del spec
+        return 0
+
+    async def account(self, histories: Sequence[History], delta: float) -> tuple[float, ...]:
+        del delta
+        return (math.inf,) * len(histories)
 
     async def finish(self, spec: Path) -> None:
         del spec
@@ -213,7 +223,12 @@ class Hospital:
 
     @asynccontextmanager
     async def serving(
-        self, lead: IdleLead, clock: Callable[[], float] = time.time, **service: object
+        self,
+        lead: IdleLead,
+        clock: Callable[[], float] = time.time,
+        *,
+        privacy: Mapping[str, float] | None = None,
+        **service: object,
     ) -> AsyncIterator[Coordinator]:
         """Run the coordinator for as long as the block lasts."""
         config = Config(
@@ -227,6 +242,7 @@ class Hospital:
                 }
             ),
             lead=Lead(cohort=self.folder / "cohort", cache=self.folder / "cache"),
+            privacy=None if privacy is None else Privacy.model_validate(dict(privacy)),
         )
         until, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
         task = asyncio.create_task(
@@ -283,10 +299,10 @@ class Site:
             if isinstance(found.task, kind):
                 return found
 
-    async def report(self, round_id: RoundId, body: ReportBody) -> ReportReply:
+    async def report(self, round_id: RoundId, body: ReportBody, heads: tuple[LedgerHead, ...] = ()) -> ReportReply:
         """Send the next numbered report."""
         self.sequence += 1
-        report = Report(sequence=self.sequence, round=round_id, body=body)
+        report = Report(sequence=self.sequence, round=round_id, body=body, heads=heads)
         return codec.decode_report_reply(await self.stub.Report(codec.encode_report(report)))
 
     async def download(self, ref: ArtefactRef, offset: int = 0) -> bytes:
