@@ -120,7 +120,7 @@ class PrivateAnchorMaker:
                 "the first anchors may not be released: the privacy budget does not cover them",
                 remedy="raise the budget, or privacy.anchors.noise, or choose a method without anchors",
             )
-        anchors = self._smoothed(previous, self._latest(weights, settings), round_number)
+        anchors = self._smoothed(previous, self._latest(weights, settings))
         if self.released is not None:
             self.released(anchors_digest(anchors))
         return anchors
@@ -138,12 +138,10 @@ class PrivateAnchorMaker:
         )
         return Anchors(levels=tuple(_single(level) for level in found.levels), weights=_single(found.weights))
 
-    def _smoothed(self, previous: Anchors | None, latest: Anchors, round_number: int) -> Anchors:
-        """Average over releases; the half-life is in rounds, and a release stands for those since the one before."""
-        rounds = release_rounds(self.plan)
-        gap = round_number - max((r for r in rounds if r < round_number), default=round_number - 1)
-        settings = self.plan.anchors
-        half_life = self.plan.rounds_of(settings.half_life) / gap
+    def _smoothed(self, previous: Anchors | None, latest: Anchors) -> Anchors:
+        """Average over releases; the half-life is in rounds, and releases are spread evenly over them."""
+        settings, spacing = self.plan.anchors, self.plan.run.rounds / len(release_rounds(self.plan))
+        half_life = self.plan.rounds_of(settings.half_life) / spacing
         return smooth(previous, latest, weighting=settings.weighting, half_life=half_life)
 
 
