@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from security.privacy import report_words as words
 from security.privacy.report_audit import Bound
@@ -21,6 +21,7 @@ from security.privacy.terms import Budget, Event
 
 Accountant = Callable[[Sequence[Event], float], float]
 UNBOUNDED = "unbounded"
+_AT_ONCE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,9 +249,9 @@ class OwnerReport:
 
     @property
     def budget_since(self) -> datetime | None:
-        """When the first budget was set; None if it was from the first entry on, or never."""
+        """When the first budget was set; None if it was within a minute of the first entry, or never."""
         first = self.changes[0] if self.changes else None
-        return first.at if first is not None and first.at > self.opened else None
+        return first.at if first is not None and first.at - self.opened > _AT_ONCE else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
