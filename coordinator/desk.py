@@ -235,7 +235,7 @@ class SiteDesk:
         loop, marked, size = asyncio.get_running_loop(), writer.reached, writer.ref.size
         following: Piece | None = first
         while following is not None:
-            writing = loop.run_in_executor(None, writer.write, *following)
+            writing = loop.run_in_executor(None, _write, writer, [following])
             following = None
             try:
                 following = await anext(chunks, None)
@@ -325,6 +325,11 @@ def _close_opened(opening: asyncio.Future[SpoolWriter]) -> None:
     """Close a writer that nobody waits for any more."""
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
+
+
+def _write(writer: SpoolWriter, waiting: list[Piece]) -> None:
+    """Write what a list holds, and leave it empty: an executor holds on to arguments for longer than the work takes."""
+    writer.write(*waiting.pop())
 
 
 def body_hash(serialized: bytes) -> bytes:

@@ -115,7 +115,7 @@ class Downloads:
                         if flushing is not None:
                             await flushing  # raises if it failed
                         flushing = loop.run_in_executor(None, part.flush)
-                    writing = loop.run_in_executor(None, part.write, data)
+                    writing = loop.run_in_executor(None, part.write, [data])
                     progress(offset + len(data), ref.size)
         finally:
             await _settled(future for future in (writing, flushing) if future is not None)
@@ -144,8 +144,9 @@ class _Part:
         with disk(self._path):
             self._file.run(self._read)
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Append."""
+    def write(self, waiting: list[bytes | memoryview]) -> None:
+        """Append what a list holds, and leave it empty: an executor holds on to arguments for longer than it works."""
+        data = waiting.pop()
         with disk(self._path):
             self._file.run(lambda file: write_all(file, data))
         self._digest.update(data)
