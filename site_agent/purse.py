@@ -18,20 +18,21 @@ from typing import Self
 import structlog
 
 from protos.terms import DeclineCause, LedgerHead, RoundId
-from security.errors import BudgetError, ForkError, LedgerError, PrivacyError, RolledBackError, SecurityError
+from security.errors import BudgetError, ForkError, LedgerError, PrivacyError, RolledBackError
 from security.folders import LoadedIdentity
 from security.identity import Identity, Role
 from security.membership import MembershipList
-from security.privacy.heads import Head
+from security.privacy.heads import Head, verify_head
 from security.privacy.ledger import Ledger
 from security.privacy.terms import Budget, Claim, Event
 from site_agent.errors import RefusalError
 from site_agent.ports import Notes
 
 FILE = Path("privacy") / "ledger.jsonl"
-CLAUSE = "SPEC 13"
+CLAUSE = "SPEC 13.7"
 MECHANISM = "training"
 _UNPROTECTED = "the run trains this site without noise and releases its updates"
+_MOST_TOLD = 100  # what somebody goes on making up is not worth a record each
 _log = structlog.get_logger("site_agent.purse")
 
 
@@ -45,6 +46,7 @@ class Purse:
 
     def __init__(self, ledger: Ledger, notes: Notes) -> None:
         self.ledger, self.notes = ledger, notes
+        self._consortium = Identity.parse(ledger.head().owner).consortium
         self._set_back = ""
         self._heard: Sequence[LedgerHead] = ()
         self._told: set[str] = set()
@@ -165,8 +167,7 @@ class Purse:
 
     def heads(self) -> tuple[LedgerHead, ...]:
         """Return what a report tells of ledgers (PROTOCOL 5.15): our head, and the coordinator's as noted here."""
-        noted = (head for head in self.ledger.witnessed if _role(head.owner) is Role.COORDINATOR)
-        return tuple(_told(head) for head in (self.ledger.head(), *noted))
+        return tuple(_told(head) for head in (self.ledger.head(), *self._coordinators()))
 
     def witness(self, heads: Sequence[LedgerHead], listed: MembershipList) -> None:
         """Note what the coordinator says of ledgers (PROTOCOL 4.16), and compare what it says of ours.
@@ -176,36 +177,67 @@ class Purse:
         with self._one:
             if heads == self._heard:
                 return
-            keys = {member.site: member.identity_key for member in listed.members}
-            ours, others = [], []
-            for head in heads:
-                if head.owner == self.ledger.head().owner:
-                    ours.append(_head(head))
-                elif _is_listed(head, keys):
-                    others.append(_head(head))
-                else:
-                    self._tell(ForkError(f"the head of {head.owner} is not signed with its key in the membership list"))
-            self._note(ours)
-            self._note(others)
-            self._heard = heads
+            us = self.ledger.head().owner
+            good = [head for said in heads if (head := self._verified(said, listed)) is not None]
+            ours = self._note([head for head in good if head.owner == us])
+            if self._note([head for head in good if head.owner != us]) and ours:
+                self._heard = heads
 
-    def _note(self, heads: Sequence[Head]) -> None:
+    def _verified(self, said: LedgerHead, listed: MembershipList) -> Head | None:
+        """Return a head that its owner signed, if it is one that is noted: ours, a listed site's, the coordinator's."""
+        head = Head(owner=said.owner, key=said.key, sequence=said.sequence, hash=said.hash, signature=said.signature)
+        try:
+            verify_head(head, self._consortium)
+            if said.owner == self.ledger.head().owner or self._is_noted(head, listed):
+                return head
+        except LedgerError as error:
+            self._tell(error, said.owner)
+        return None
+
+    def _is_noted(self, head: Head, listed: MembershipList) -> bool:
+        """Whether another's head is to be noted: whoever makes up owners must not fill the disk.
+
+        Raises:
+            ForkError: If it speaks for somebody else.
+        """
+        owner = Identity.parse(head.owner)
+        if owner.role is Role.COORDINATOR:
+            if any(known.owner != head.owner for known in self._coordinators()):
+                raise ForkError(f"{head.owner} shows a ledger, and another coordinator did before", owner=head.owner)
+            return True
+        key = next((one.identity_key for one in listed.members if one.site == owner.id), None)
+        if owner.role is not Role.SITE or key is None:
+            return False
+        if key != head.key:
+            problem = f"the head of {head.owner} is not signed with its key in the membership list"
+            raise ForkError(problem, owner=head.owner)
+        return True
+
+    def _coordinators(self) -> tuple[Head, ...]:
+        known = self.ledger.witnessed
+        return tuple(head for head in known if Identity.parse(head.owner).role is Role.COORDINATOR)
+
+    def _note(self, heads: Sequence[Head]) -> bool:
+        """Put heads into the ledger; False if they are to be tried again."""
         try:
             self.ledger.witness(heads)
         except RolledBackError as error:
             self._set_back = str(error)
-            self._tell(error)
-        except LedgerError as error:
-            self._tell(error)
+            self._tell(error, FILE.name)
+        except ForkError as error:
+            self._tell(error, error.owner)
+        except LedgerError as error:  # the disk, or the clock; nothing can be debited either
+            _log.error("the heads of ledgers cannot be noted", problem=str(error))
+            return False
+        return True
 
-    def _tell(self, error: LedgerError) -> None:
-        """Tell the site's people of a fault, each once."""
+    def _tell(self, error: LedgerError, subject: str) -> None:
+        """Tell the site's people that ledgers do not agree, once of each fault."""
         problem = str(error)
-        if problem in self._told:
-            return
-        self._told.add(problem)
-        _log.error("ledgers of privacy budgets do not agree", problem=problem)
-        self.notes.note("privacy.fork", getattr(error, "owner", "") or FILE.name, "failed", problem=problem)
+        if problem not in self._told and len(self._told) < _MOST_TOLD:
+            self._told.add(problem)
+            _log.error("ledgers of privacy budgets do not agree", problem=problem)
+            self.notes.note("privacy.fork", subject, "failed", problem=problem)
 
 
 @contextmanager
@@ -224,23 +256,6 @@ def _refusing() -> Iterator[None]:
             clause=CLAUSE,
             remedy=str(error),
         ) from error
-
-
-def _is_listed(head: LedgerHead, keys: dict[str, bytes]) -> bool:
-    """Whether a head is signed with the key that the membership list has, if it has one."""
-    owner = Identity.parse(head.owner)
-    return owner.role is not Role.SITE or keys.get(owner.id, head.key) == head.key
-
-
-def _role(owner: str) -> Role | None:
-    try:
-        return Identity.parse(owner).role
-    except SecurityError:
-        return None
-
-
-def _head(said: LedgerHead) -> Head:
-    return Head(owner=said.owner, key=said.key, sequence=said.sequence, hash=said.hash, signature=said.signature)
 
 
 def _told(head: Head) -> LedgerHead:
