@@ -207,7 +207,7 @@ def _verdict(
         warnings=(
             *_key_warning(chain.owner.uri, keys),
             *_warnings(standing, recomputed, seen=bool(sightings)),
-            *(f"{one.path} is an earlier copy of {longest.path}" for one in group[1:]),
+            *(f"{one.path} is an earlier copy of {longest.path}, or the same" for one in group[1:]),
         ),
     )
 

@@ -233,7 +233,7 @@ def test_two_copies_of_one_ledger_must_agree(a, tmp_path):
     copy.write_bytes(b"".join(a.lines()[:6]))
     (one,) = verdict(copy, a).ledgers
     assert one.paths == (a.path, copy)
-    assert one.warnings[-1] == f"{copy} is an earlier copy of {a.path}"
+    assert one.warnings[-1] == f"{copy} is an earlier copy of {a.path}, or the same"
     a.rewrite(4, ("unaccounted", {"run": "r", "mechanism": "m", "why": "w"}), *said_after(a, 7)[:1])
     with pytest.raises(LedgerError, match="part at the ledger entry 4: spiffe://brain.example/site/a forked"):
         verdict(a, copy)
