@@ -53,6 +53,7 @@ class NoisyLead(IdleLead):
 
     committed: dict[tuple[int, str], tuple[bytes, bool]] = field(default_factory=dict)
     dies_in: int | None = None
+    dying: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def patients(self, spec: Path) -> int:
         del spec
@@ -64,6 +65,7 @@ class NoisyLead(IdleLead):
     async def part(self, spec: Path, part: TrainLead, sum_path: Path | None) -> LeadFiles:
         files = await super().part(spec, part, sum_path)
         if part.round_number == self.dies_in:
+            self.dying.set()
             await asyncio.Event().wait()
         key = part.round_number, "" if part.sum is None else part.sum.sha256
         if key not in self.committed:
@@ -117,10 +119,7 @@ async def run(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: type, number:
                 if kind is NoisyLead:
                     lead.dies_in = number
                 await made.runs.start(PRIVATE.format(rounds=ROUNDS, federation="quorum = 2"), actor="test")
-                while kind is NoisyLead and not any(part.round_number == number for part in lead.parts):
-                    await made.runs.changed(0, 0.05)
-                if kind is not NoisyLead:
-                    await stop.reached.wait()
+                await (lead.dying if kind is NoisyLead else stop.reached).wait()
                 proxy.hang_up()
         lead.dies_in = None
         async with hospital.serving(lead, privacy=BUDGET) as made:
