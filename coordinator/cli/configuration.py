@@ -30,6 +30,10 @@ cohort = {cohort}             # the lead hospital's own, full-modal patients
 # device = "auto"             # auto, cpu or cuda
 # precision = "auto"          # auto, float32 or bfloat16
 # threads = 8
+
+# [privacy]                   # budget of each of the lead hospital's patients over all runs; docs/services.md
+# epsilon = 8.0
+# delta = 1e-4                # below one over the number of training patients
 """
 
 

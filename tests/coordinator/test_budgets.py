@@ -13,6 +13,7 @@ import pytest
 
 from coordinator.budgets.checks import CONDITIONAL_WARNING, UNACCOUNTED_WARNING
 from coordinator.budgets.keeper import NOT_YET
+from coordinator.config import Privacy, load_config
 from coordinator.errors import ConfigError, StorageError
 from coordinator.ports import LeadError, LeadFiles, SpentError
 from security.errors import LedgerError
@@ -38,6 +39,26 @@ def without(tmp_path: Path) -> Iterator[Office]:
 
 
 # -- what may start ---------------------------------------------------------------------------------------------------
+
+
+def test_the_configuration_names_what_is_wrong_with_a_budget(tmp_path: Path) -> None:
+    path = tmp_path / "coordinator.toml"
+    plain = '[coordinator]\ndata = "."\n[lead]\ncohort = "cohort"\n'
+    path.write_text(plain)
+    assert load_config(path, {}).privacy is None
+    path.write_text(plain + "[privacy]\nepsilon = 8.0\ndelta = 1e-4\n")
+    assert load_config(path, {}).privacy == Privacy(epsilon=8.0, delta=1e-4)
+    assert load_config(path, {}).ledger_path == tmp_path / "privacy" / "ledger.jsonl"
+    for section, key in (
+        ("epsilon = 8.0", "privacy.delta"),
+        ("epsilon = 0.0\ndelta = 1e-4", "privacy.epsilon"),
+        ("epsilon = inf\ndelta = 1e-4", "privacy.epsilon"),
+        ("epsilon = 8.0\ndelta = 1.0", "privacy.delta"),
+        ("epsilon = 8.0\ndelta = 1e-4\nrounds = 3", "privacy.rounds"),
+    ):
+        path.write_text(f"{plain}[privacy]\n{section}\n")
+        with pytest.raises(ConfigError, match=key):
+            load_config(path, {})
 
 
 @pytest.mark.parametrize("run", [anchors(), training()], ids=["anchors", "training"])
