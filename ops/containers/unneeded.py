@@ -4,6 +4,7 @@ Guarantees that nothing that is required for the environment at hand is printed,
 what is imported without being required.
 """
 
+# ruff: noqa: INP001  a program of the build, not a package
 from __future__ import annotations
 
 import sys
