@@ -77,8 +77,8 @@ def check_network(network: nn.Module) -> None:
 
 
 def _finite(gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Replace the gradients of patients by zeros where any value of theirs is not finite."""
-    fine = torch.stack([torch.isfinite(g.flatten(1)).all(dim=1) for g in gradients]).all(dim=0)
+    """Replace the gradients of patients by zeros where any value of theirs, or their sum, is not finite."""
+    fine = torch.isfinite(torch.stack([g.flatten(1).sum(dim=1) for g in gradients]).sum(dim=0))
     if bool(fine.all()):
         return list(gradients)
     return [torch.where(fine.view(-1, *[1] * (g.dim() - 1)), g, 0.0) for g in gradients]
