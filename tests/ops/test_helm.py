@@ -1,0 +1,281 @@
+"""The Helm charts: rendered by Helm, valid by Kubernetes' own schemas, hardened, and with configurations that load."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.ops.command_lines import parse
+from tests.ops.tools_at_hand import OPS, ROOT, program, run, with_tools
+
+HELM = OPS / "helm"
+CHARTS = ("agent", "coordinator")
+OLDEST, NEWEST = "1.25", "1.37"  # of Kubernetes; the charts say from which on they work
+_VALIDATE = """\
+import json, sys
+import kubernetes_validate
+said = []
+for version, document in json.load(sys.stdin):
+    try:
+        kubernetes_validate.validate(document, version, strict=True)
+        said.append("")
+    except kubernetes_validate.ValidationError as error:
+        said.append(error.message)
+print(json.dumps(said))
+"""
+
+
+def helm(command: str, chart: str, *options: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run Helm on a chart; values that are given come from its input."""
+    values = ("--values", str(HELM / f"{chart}.example.yaml")) + (() if given is None else ("--values", "-"))
+    name = ("fed",) if command == "template" else ()
+    return run(program("helm"), command, *name, HELM / f"fedmepd-{chart}", *values, *options, input=given)
+
+
+@cache
+def rendered(chart: str, given: str | None = None) -> dict[str, Any]:
+    """Return the chart's objects by kind and name."""
+    done = helm("template", chart, given=given)
+    assert done.returncode == 0, done.stderr
+    documents = [each for each in yaml.safe_load_all(done.stdout) if each]
+    return {f"{each['kind']}/{each['metadata']['name']}": each for each in documents}
+
+
+def pod(chart: str, given: str | None = None) -> dict[str, Any]:
+    found: dict[str, Any] = rendered(chart, given)["StatefulSet/fed"]["spec"]["template"]
+    return found
+
+
+def containers(chart: str) -> list[dict[str, Any]]:
+    spec = pod(chart)["spec"]
+    return [*spec["initContainers"], *spec["containers"]]
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_helm_finds_nothing_to_complain_about(chart: str) -> None:
+    done = helm("lint", chart, "--strict", "--quiet")
+    assert done.returncode == 0, done.stdout
+
+
+def test_everything_rendered_is_valid_for_the_oldest_and_the_newest_kubernetes_and_a_wrong_field_is_not() -> None:
+    documents = [each for chart in CHARTS for each in rendered(chart).values()]
+    wrong = {**documents[0], "specification": {}}
+    cases = [(version, each) for version in (OLDEST, NEWEST) for each in [*documents, wrong]]
+    said = json.loads(with_tools(_VALIDATE, cases))
+    half = len(said) // 2
+    assert said[: half - 1] + said[half:-1] == [""] * (2 * len(documents))
+    assert "specification" in said[-1]
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_pods_run_without_rights(chart: str) -> None:
+    spec = pod(chart)["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    context = spec["securityContext"]
+    assert context["runAsNonRoot"] is True
+    assert context["runAsUser"] == 10001
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in containers(chart):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["image"].partition("@")[2].startswith("sha256:")
+        assert container["resources"]["limits"]["memory"]
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_files_of_the_data_volume_are_not_opened_to_the_group(chart: str) -> None:
+    """Keys that a group may read are refused: Kubernetes must leave the volume alone after its first mount."""
+    assert pod(chart)["spec"]["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+    config = rendered(chart)["ConfigMap/fed"]["data"][f"{chart}.toml"]
+    assert f'data = "/var/lib/fedmepd/{chart}"' in config
+    mounts = containers(chart)[-1]["volumeMounts"]
+    assert {"name": "data", "mountPath": "/var/lib/fedmepd"} in mounts
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_mounts_have_volumes_and_the_patients_are_read_only(chart: str) -> None:
+    found = rendered(chart)["StatefulSet/fed"]["spec"]
+    volumes = {each["name"]: each for each in found["template"]["spec"]["volumes"]}
+    claims = {each["metadata"]["name"] for each in found["volumeClaimTemplates"]}
+    used = {mount["name"] for container in containers(chart) for mount in container["volumeMounts"]}
+    assert used == set(volumes) | claims
+    assert volumes["cohort"]["persistentVolumeClaim"]["readOnly"] is True
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_nothing_secret_is_in_an_object(chart: str) -> None:
+    assert not any(name.startswith("Secret/") for name in rendered(chart))
+    for container in containers(chart):
+        for variable in container.get("env", []):
+            assert variable["name"].endswith("_FILE")
+            folder = Path(variable["value"]).parent
+            assert any(mount["mountPath"] == str(folder) for mount in container["volumeMounts"])
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_what_a_pod_starts_and_is_asked_are_commands_of_the_product(chart: str) -> None:
+    started = [each for each in containers(chart) if each["command"][0] == "with-secrets"]
+    assert started
+    for container in started:
+        environment = {each["name"] for each in container["env"]}
+        token = ["--token", "-"] if "FEDMEPD_TOKEN_FILE" in environment else []
+        words = [*container["command"], *container["args"], *token]
+        assert parse(words)["config"] == Path(f"/etc/fedmepd/{chart}.toml")
+    probes = [each[kind] for each in containers(chart) for kind in each if kind.endswith("Probe")]
+    assert probes
+    for probe in probes:
+        assert probe.get("tcpSocket") == {"port": "members"} or parse(probe["exec"]["command"])
+
+
+def test_the_coordinators_configuration_is_the_products(tmp_path: Path) -> None:
+    from coordinator.config import load_config
+
+    path = tmp_path / "coordinator.toml"
+    path.write_text(rendered("coordinator")["ConfigMap/fed"]["data"]["coordinator.toml"])
+    config = load_config(path, {})
+    assert (config.coordinator.listen, config.coordinator.enrolment) == ("0.0.0.0:8443", "0.0.0.0:8444")
+    assert config.coordinator.max_update_bytes == 1 << 30
+    assert (config.blobs_url, config.compute.threads, config.lead.stall_s) == ("s3://fedmepd/artefacts", 8, 7200)
+    mounts = containers("coordinator")[-1]["volumeMounts"]
+    assert str(config.lead.cohort) in {mount["mountPath"] for mount in mounts}
+
+
+def test_the_agents_configuration_and_policy_are_the_products(tmp_path: Path) -> None:
+    from site_agent.config import load_config
+    from site_agent.policy_file import Policy
+
+    for name, text in rendered("agent")["ConfigMap/fed"]["data"].items():
+        (tmp_path / name).write_text(text)
+    config = load_config(tmp_path / "agent.toml")
+    assert (config.agent.site, config.cohort.modalities, config.limits.stall_s) == ("hospital-a", ("flair", "t1"), 900)
+    assert config.proxy.url == "http://proxy.hospital-a.example.org:3128"
+    policy = Policy.of(config)
+    assert (policy.aggregation.minimum_cohort, policy.approval.members) == (5, "person")
+    mounts = containers("agent")[-1]["volumeMounts"]
+    assert str(config.cohort.path) in {mount["mountPath"] for mount in mounts}
+
+
+def test_an_agent_without_a_policy_of_its_own_has_the_defaults(tmp_path: Path) -> None:
+    from site_agent.policy_file import Policy
+
+    values = yaml.safe_load((HELM / "agent.example.yaml").read_text())
+    del values["policy"]
+    done = run(program("helm"), "template", HELM / "fedmepd-agent", "--values", "-", input=yaml.safe_dump(values))
+    (config,) = [each for each in yaml.safe_load_all(done.stdout) if each["kind"] == "ConfigMap"]
+    (tmp_path / "policy.toml").write_text(config["data"]["policy.toml"])
+    assert Policy.load(tmp_path / "policy.toml") == Policy()
+
+
+def test_services_lead_to_named_ports_of_the_pod() -> None:
+    labels = pod("coordinator")["metadata"]["labels"]
+    ports = {port["name"]: port["containerPort"] for port in containers("coordinator")[-1]["ports"]}
+    assert ports == {"members": 8443, "enrolment": 8444}
+    service = rendered("coordinator")["Service/fed"]["spec"]
+    assert service["selector"].items() <= labels.items()
+    assert {port["name"]: port["targetPort"] for port in service["ports"]} == {name: name for name in ports}
+    governing = rendered("coordinator")["StatefulSet/fed"]["spec"]["serviceName"]
+    assert rendered("coordinator")[f"Service/{governing}"]["spec"]["clusterIP"] == "None"
+
+
+def test_closing_enrolment_closes_it_everywhere() -> None:
+    found = rendered("coordinator", "enrolment: {enabled: false}")
+    assert 'enrolment = ""' in found["ConfigMap/fed"]["data"]["coordinator.toml"]
+    assert [port["name"] for port in found["Service/fed"]["spec"]["ports"]] == ["members"]
+    assert len(found["NetworkPolicy/fed"]["spec"]["ingress"]) == 1
+    (container,) = found["StatefulSet/fed"]["spec"]["template"]["spec"]["containers"]
+    assert [port["name"] for port in container["ports"]] == ["members"]
+
+
+def test_nobody_reaches_an_agent_and_it_reaches_names_and_one_way_out() -> None:
+    policy = rendered("agent")["NetworkPolicy/fed"]["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["ingress"] == []
+    assert [[port["port"] for port in rule["ports"]] for rule in policy["egress"]] == [[53, 53], [3128]]
+    assert policy["podSelector"]["matchLabels"].items() <= pod("agent")["metadata"]["labels"].items()
+
+
+def test_a_changed_configuration_starts_the_pod_anew() -> None:
+    before, after = pod("agent"), pod("agent", "policy: {aggregation: {minimum_cohort: 7}}")
+    assert before["metadata"]["annotations"]["checksum/config"] != after["metadata"]["annotations"]["checksum/config"]
+
+
+@pytest.mark.parametrize(
+    ("chart", "given"),
+    [("coordinator", "bootstrap: {secretName: ''}"), ("agent", "secrets: {enrolmentToken: {name: ''}}")],
+)
+def test_what_was_needed_once_can_be_left_out(chart: str, given: str) -> None:
+    spec = pod(chart, given)["spec"]
+    assert "initContainers" not in spec
+    assert not {"bootstrap", "enrolment"} & {volume["name"] for volume in spec["volumes"]}
+
+
+@pytest.mark.parametrize(
+    ("chart", "given", "said"),
+    [
+        ("coordinator", "image: {digest: ''}", "image.digest"),
+        ("coordinator", "image: {tag: latest}", "tag"),
+        ("coordinator", "lead: {existingClaim: ''}", "lead.existingClaim"),
+        ("coordinator", "secrets: {keyPassphrase: {name: ''}}", "secrets.keyPassphrase.name"),
+        ("coordinator", "config: {coordinator: {database: 'postgresql://a:b@c/d'}}", "config/coordinator"),
+        ("coordinator", "service: {membersPort: 99999}", "membersPort"),
+        ("coordinator", "replicas: 2", "replicas"),
+        ("agent", "config: {agent: {data: /data}}", "config/agent"),
+        ("agent", "config: {cohort: {modalities: null}}", "modalities"),
+        ("agent", "cohort: {existingClaim: ''}", "cohort.existingClaim"),
+    ],
+)
+def test_values_that_cannot_be_right_are_refused_by_name(chart: str, given: str, said: str) -> None:
+    done = helm("template", chart, given=given)
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
+def _adopt(folder: Path) -> subprocess.CompletedProcess[str]:
+    (container,) = pod("coordinator")["spec"]["initContainers"]
+    (script,) = container["args"]
+    for inside, here in (("/var/lib/fedmepd", folder / "volume"), ("/bootstrap", folder / "bootstrap")):
+        script = script.replace(inside, str(here))
+    return run(*container["command"], script, env={"PATH": os.environ["PATH"]})
+
+
+def test_a_coordinator_is_adopted_from_the_archive_once(tmp_path: Path) -> None:
+    key = tmp_path / "made" / "identity" / "tls-key.pem"
+    key.parent.mkdir(parents=True)
+    key.write_text("first")
+    key.chmod(0o600)
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "bootstrap").mkdir()
+    archive = tmp_path / "bootstrap" / "coordinator.tar"
+    for text in ("first", "second"):
+        key.write_text(text)
+        assert run("tar", "-C", tmp_path, "-cf", archive, "made").returncode == 0
+        done = _adopt(tmp_path)
+        assert done.returncode == 0, done.stderr
+    adopted = tmp_path / "volume" / "coordinator" / "identity" / "tls-key.pem"
+    assert (adopted.read_text(), adopted.stat().st_mode & 0o777) == ("first", 0o600)
+
+
+def test_an_archive_of_something_else_is_not_adopted(tmp_path: Path) -> None:
+    for name in ("volume", "bootstrap", "made"):
+        (tmp_path / name).mkdir()
+    assert run("tar", "-C", tmp_path, "-cf", tmp_path / "bootstrap" / "coordinator.tar", "made").returncode == 0
+    assert _adopt(tmp_path).returncode != 0
+    assert not (tmp_path / "volume" / "coordinator").exists()
+
+
+def test_charts_carry_the_version_of_the_product() -> None:
+    from fedmepd import __version__
+
+    for chart in CHARTS:
+        found = yaml.safe_load((HELM / f"fedmepd-{chart}" / "Chart.yaml").read_text())
+        assert found["appVersion"] == __version__, ROOT
