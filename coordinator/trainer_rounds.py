@@ -199,7 +199,7 @@ def _published(
         "anchors": anchors,
         "start": start,
         "model": _model(model, state, lead),
-        "released": _released(facts["released"], anchors, model),
+        "released": _released(facts.get("released", []), anchors, model),
         "owners": dict(lead.owners),
         "samples": state.samples,
         "layout": layout_to_json(lead.rules.layout),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import structlog
@@ -28,7 +29,7 @@ from security.privacy.planning import Advice, Asking, advising
 from security.privacy.terms import Budget, Claim
 
 _log = structlog.get_logger("coordinator.budgets")
-_PATIENCE_S = 20.0
+_PATIENCE_S, _ADVICE_S = 20.0, 8.0
 NOT_YET = (
     "the lead is not ready to say how many patients it has: whether the privacy budget covers the whole run is checked "
     "before anything is released"
@@ -178,11 +179,21 @@ class Keeper:
             return
         patients = await self._count(spec_path, spec.run_id)
         budget.check_patients(patients)
-        history = await asyncio.to_thread(self._custody.history)
-        found = await self._answered(advising(schedule_of(spec, patients), budget, history=history), budget)
-        if not found.fits:
-            part = "release" if spec.plan.privacy.server is None else "round"
-            raise BudgetError(f"privacy budget of the server's patients: {found.problem()}", remedy=found.remedy(part))
+        history, schedule = await asyncio.to_thread(self._custody.history), schedule_of(spec, patients)
+        (total,) = await self.lead.account([history_of([*history, *chain.from_iterable(schedule)])], budget.delta)
+        if total <= budget.epsilon:
+            return
+        try:
+            async with asyncio.timeout(_ADVICE_S):
+                found = await self._answered(advising(schedule, budget, history=history), budget)
+        except TimeoutError:
+            raise BudgetError(
+                f"the run would bring the server's patients to epsilon {total:.3g} at delta {budget.delta:g}; the "
+                f"budget is {budget.epsilon:g}",
+                remedy="`fedmepd privacy plan` says what fits",
+            ) from None
+        part = "release" if spec.plan.privacy.server is None else "round"
+        raise BudgetError(f"privacy budget of the server's patients: {found.problem()}", remedy=found.remedy(part))
 
     async def _answered(self, asking: Asking[Advice], budget: Budget) -> Advice:
         """Put a planner's questions to the lead's worker."""

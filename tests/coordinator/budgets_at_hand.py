@@ -85,6 +85,7 @@ class PrivateLead:
             epsilon([Event(noise=noise, rate=rate, steps=steps) for noise, rate, steps in history], delta)
             for history in histories
         )
+        await asyncio.sleep(0)  # a worker's answer comes later
         self.before_answer()
         return found
 

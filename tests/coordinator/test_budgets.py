@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.budgets import keeper
 from coordinator.budgets.checks import CONDITIONAL_WARNING, UNACCOUNTED_WARNING
 from coordinator.budgets.keeper import NOT_YET
 from coordinator.config import Privacy, load_config
@@ -83,6 +84,12 @@ def test_a_run_that_does_not_fit_is_refused_with_what_would(office: Office) -> N
         play(office.start(anchors(noise=5.0)))
     assert office.entries("debit") == []
     assert office.actions() == ["privacy.refused"]
+
+
+def test_a_refusal_does_not_wait_for_advice(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "_ADVICE_S", 0.0)
+    with pytest.raises(ConfigError, match=r"to epsilon 1.* budget is 1.*privacy plan"):
+        play(office.start(anchors(noise=5.0)))
 
 
 def test_what_was_spent_before_counts_when_a_run_starts(office: Office) -> None:

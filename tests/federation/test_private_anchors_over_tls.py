@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from coordinator import events as ev
+from coordinator.budgets.checks import CONDITIONAL_WARNING
 from coordinator.driver import Driver
+from coordinator.errors import ConfigError, NotFoundError
 from coordinator.events import TrainLead
 from coordinator.ports import History, LeadFiles
 from coordinator.runs import Runs
@@ -146,6 +148,25 @@ def test_whenever_it_is_killed_each_release_is_paid_for_once_and_sent_as_it_was_
     releases = [debit.released for debit in found.debits]
     assert releases == sent
     assert len(set(sent)) == RELEASES
+
+
+def test_the_operator_is_warned_or_refused_when_a_run_is_started(tmp_path: Path) -> None:
+    async def scene() -> None:
+        hospital, lead = Hospital(tmp_path, SITES), NoisyLead(tmp_path / "lead")
+        await asyncio.to_thread(hospital.found)
+        async with hospital.serving(lead, privacy=BUDGET) as made:
+            for site in (await hospital.open(made)).values():
+                await site.close()
+            toml = PRIVATE.format(rounds=3, federation="quorum = 2")
+            for refused in (RUN.format(rounds=3, federation=""), toml.replace("noise = 10.0", "noise = 1.0")):
+                with pytest.raises(ConfigError, match="privacy"):
+                    await made.runs.start(refused, actor="test")
+                with pytest.raises(NotFoundError):
+                    made.runs.state(None)
+            started = await made.runs.start(toml, actor="test")
+            assert CONDITIONAL_WARNING in started.warnings
+
+    asyncio.run(asyncio.wait_for(scene(), 60))
 
 
 def test_sites_are_told_of_ledgers_and_what_one_shows_the_others_get(tmp_path: Path) -> None:
