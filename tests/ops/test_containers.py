@@ -50,9 +50,9 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_base_images_are_pinned_by_a_digest_that_has_no_default() -> None:
-    froms = [rest for name, rest in instructions() if name == "FROM"]
-    named = {rest.split()[-1] for rest in froms}
-    outside = [rest.split()[0] for rest in froms if rest.split()[0] not in named]
+    bases = [rest for name, rest in instructions() if name == "FROM"]
+    named = {rest.split()[-1] for rest in bases}
+    outside = [rest.split()[0] for rest in bases if rest.split()[0] not in named]
     assert outside
     assert all(image.endswith("@${PYTHON_DIGEST}") for image in outside)
     assert ("ARG", "PYTHON_DIGEST") in instructions()

@@ -108,9 +108,13 @@ def test_the_configuration_is_the_products_and_keeps_data_where_the_unit_may_wri
 
 def _as_service(folder: Path, *words: str) -> list[str]:
     """Return what `as-service` hands to systemd-run."""
-    stand_in = folder / "systemd-run"
-    stand_in.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
-    stand_in.chmod(0o755)
+    said = {
+        "systemd-run": "printf '%s\\n' \"$@\"",
+        "systemctl": 'test "$2" != --property=BindReadOnlyPaths || echo /a:/b',
+    }
+    for name, script in said.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
     done = run(SYSTEMD / "as-service", *words, env={"PATH": f"{folder}:{os.environ['PATH']}"})
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -132,7 +136,8 @@ def test_a_command_by_hand_runs_as_the_service_does(tmp_path: Path, service: str
     unit = settings(f"fedmepd-{service}.service")
     for text in properties:
         key, _, value = text.partition("=")
-        assert (key, value) in unit or key in {"WorkingDirectory", "Environment"}, text
+        assert (key, value) in unit or key in {"WorkingDirectory", "Environment", "BindReadOnlyPaths"}, text
+    assert "BindReadOnlyPaths=/a:/b" in properties, "the patients of a drop-in"
     written = tmp_path / "by-hand.service"
     written.write_text("\n".join(["[Service]", "ExecStart=/bin/true", *properties, ""]))
     done = run(program("systemd-analyze", _APT), "verify", "--man=no", written)
