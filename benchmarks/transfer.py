@@ -180,6 +180,9 @@ def summary(rows: list[dict[str, dict[str, float]]], size: int) -> dict[str, obj
         "megabytes_per_second": {name: rate(name) for name in ("down", "up", "bare_down", "bare_up", "write")},
         "share_of_the_slower_limit": {way: median(shares(way)) for way in ways},
         "share_of_the_slower_limit_all": {way: sorted(shares(way)) for way in ways},
+        "processor_seconds": {
+            f"{way}_{end}": median([row[way][f"{end}_cpu"] for row in rows]) for way in ways for end in ends
+        },
         "growth_mib": {f"{way}_{end}": max(row[way][end] for row in rows) / MIB for way in ways for end in ends},
         "goals": {"share_of_the_slower_limit": 0.7, "growth_mib": 16},
     }
