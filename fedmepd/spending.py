@@ -43,7 +43,7 @@ def release_rounds(plan: Plan) -> tuple[int, ...]:
         return ()
     rounds = plan.run.rounds
     count = min(settings.releases, rounds + 1)
-    return tuple(index * rounds // count for index in range(count))
+    return tuple(index * (rounds + 1) // count for index in range(count))
 
 
 def lead_spending(plan: Plan, patients: int, round_number: int) -> tuple[Spending, ...]:

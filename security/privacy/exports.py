@@ -18,7 +18,7 @@ from security.files import PRIVATE, write_new
 from security.privacy.cross_check import Copy, Sighting, Sightings, by_owner, compare
 from security.privacy.entries import MAX_ENTRY_BYTES, Entry, from_line
 from security.privacy.heads import Head
-from security.privacy.recount import TOLERANCE, Accountant, recount
+from security.privacy.recount import Accountant, recount, tolerated
 from security.privacy.replay import replay
 from security.privacy.standing import Debit, Standing, Unaccounted
 from security.privacy.terms import Budget
@@ -126,7 +126,7 @@ def verify(
 
     Raises:
         LedgerError: Naming the file and the first entry that was altered, dropped, reordered, truncated or forked, that
-            breaks a rule, or that states less as spent than it is, by more than `TOLERANCE`.
+            breaks a rule, or that states less as spent than it is, by more than `recount.tolerated`.
         OSError: If a file cannot be read.
     """
     say = progress or (lambda _: None)
@@ -235,7 +235,7 @@ def _warnings(standing: Standing, recomputed: float | None, *, seen: bool) -> It
     pending = sum(debit.released is None for debit in standing.debits.values())
     if pending:
         yield f"{pending} debits have no release: charged, and nothing left for them so far"
-    if recomputed is not None and standing.spent > recomputed + TOLERANCE:
+    if recomputed is not None and standing.spent > recomputed + tolerated(recomputed):
         yield f"epsilon {standing.spent:.4g} is stated as spent, and {recomputed:.4g} is enough"
 
 

@@ -9,7 +9,13 @@ from security.privacy.standing import Debit
 from security.privacy.terms import Event
 
 TOLERANCE = 0.05
+_SHARE = 1e-3  # of large figures: far beyond any useful epsilon the independent accountant is off by about that
 Accountant = Callable[[Sequence[Event], float], float]
+
+
+def tolerated(found: float) -> float:
+    """Return by how much what is stated may differ from what is found."""
+    return max(TOLERANCE, _SHARE * found)
 
 
 def recount(debits: Sequence[Debit], accountant: Accountant, say: Callable[[str], None]) -> float | None:
@@ -24,7 +30,7 @@ def recount(debits: Sequence[Debit], accountant: Accountant, say: Callable[[str]
         Epsilon of all debits at the last one's delta; None if there are none.
 
     Raises:
-        LedgerError: Naming the first debit that states less than it is, by more than `TOLERANCE`.
+        LedgerError: Naming the first debit that states less than it is, by more than `tolerated`.
     """
     events = [debit.claim.event for debit in debits]
     last = {debit.budget.delta: index for index, debit in enumerate(debits)}
@@ -32,7 +38,7 @@ def recount(debits: Sequence[Debit], accountant: Accountant, say: Callable[[str]
     for index in sorted(last.values()):
         say(f"recomputing what {index + 1:,} debits cost")
         found = accountant(events[: index + 1], debits[index].budget.delta)
-        if debits[index].spent < found - TOLERANCE:
+        if debits[index].spent < found - tolerated(found):
             raise _first(debits[: index + 1], events, accountant, found, say)
     return found
 
@@ -48,7 +54,7 @@ def _first(
             yield debit, accountant(events[: place + 1], debit.budget.delta)
         yield debits[-1], total
 
-    wrong, found = next((debit, cost) for debit, cost in costs() if debit.spent < cost - TOLERANCE)
+    wrong, found = next((debit, cost) for debit, cost in costs() if debit.spent < cost - tolerated(cost))
     return LedgerError(
         f"the ledger entry {wrong.sequence} states epsilon {wrong.spent:.4g} as spent, and it is {found:.4g} at delta "
         f"{wrong.budget.delta:g}",

@@ -49,6 +49,16 @@ def weights():
     return learner(Repeatable()).initial()
 
 
+@pytest.mark.parametrize(("rounds", "releases", "expected"), [(2, 3, (0, 1, 2)), (8, 3, (0, 3, 6)), (1, 5, (0, 1))])
+def test_releases_are_spread_over_the_run_and_never_fall_together(rounds, releases, expected):
+    data = {
+        **PLAN,
+        "run": {**PLAN["run"], "rounds": rounds},
+        "privacy": {"anchors": {"noise": 1.0, "releases": releases}},
+    }
+    assert release_rounds(parse_plan(data, source="test")) == expected
+
+
 def test_rounds_without_a_release_keep_the_anchors_and_ask_nobody(weights):
     assert release_rounds(parse_plan(PLAN, source="test")) == (0, 5)
     mechanism, told = Mechanism(), []
