@@ -7,7 +7,9 @@ A server and three sites with 48 training patients each, one anchor per class in
 anchors are released with noise, nothing else is. `training`: sites and server train by DP-SGD, and the anchors are
 noised too, so that epsilon holds for the patients of every member over the whole run, at delta = 1 / (10 patients).
 Noise-free are `none` and `local`, every member alone. Noise is the smallest that fits; steps, batch and rates are
-the same everywhere. Every member's model is that of the last round.
+the same everywhere. Every member's model is that of the last round. `scaled-10` and `scaled-30` are `training-8` with a
+tenth and a thirtieth of the noise: what a step would see at epsilon 8 with so many times the patients in so many times
+the batch, since the same noise is then divided by more of them. They say how many patients training would need.
 
 One run after the other in one process on one thread. Each finished run is kept in the JSON; a benchmark that was
 stopped goes on where it was. Patients and runs stay in --folder. A federation this small is far from where DP-SGD is at
@@ -27,7 +29,13 @@ from fedmepd.durable import write_text
 
 EPSILONS = (8.0, 4.0, 1.0)
 PARTS = ("anchors", "training")
-VARIANTS = ("none", *(f"{part}-{epsilon:g}" for epsilon in EPSILONS for part in PARTS), "local")
+SCALES = (10, 30)
+VARIANTS = (
+    "none",
+    *(f"{part}-{epsilon:g}" for epsilon in EPSILONS for part in PARTS),
+    "local",
+    *(f"scaled-{scale}" for scale in SCALES),
+)
 RESULTS = Path(__file__).parent / "results" / "privacy_utility.json"
 CASES, EDGE, CROP, ROUNDS, STEPS, BATCH = 64, 24, 16, 12, 6, 4
 OWNED = (("flair", "t1ce"), ("t1", "t2"), ("t1ce", "t2"))
@@ -77,13 +85,15 @@ def configuration(variant: str, seed: int) -> dict[str, Any]:
     }
 
 
-def fitted(data: dict[str, Any], epsilon: float, folder: Path, patients: int) -> dict[str, Any]:
-    """Raise the noise of a configuration until each owner's whole run comes to epsilon."""
+def fitted(data: dict[str, Any], variant: str, folder: Path, patients: int) -> dict[str, Any]:
+    """Raise the noise of a configuration until each owner's whole run comes to epsilon; scale it for `scaled`."""
     from fedmepd.config import parse_config
     from fedmepd.spending import lead_spending, site_spending
     from security.privacy.planning import advice
     from security.privacy.terms import Budget, Event
 
+    part, _, number = variant.partition("-")
+    epsilon, scale = (EPSILONS[0], int(number)) if part == "scaled" else (float(number), 1)
     plan = parse_config(data, source="private", folder=folder)
     budget = Budget(epsilon=epsilon, delta=1 / (10 * patients))
     schedules = {
@@ -95,7 +105,7 @@ def fitted(data: dict[str, Any], epsilon: float, folder: Path, patients: int) ->
         events = [[Event(noise=s.noise, rate=s.rate, steps=s.steps) for s in spent] for spent in schedule if spent]
         factors[owner] = advice(events, budget).factor if events else 1.0
     own = {"anchors": factors["server"], "server": factors["server"], "sites": factors["sites"]}
-    louder = {name: {**part, "noise": part["noise"] * own[name]} for name, part in data["privacy"].items()}
+    louder = {name: {**one, "noise": one["noise"] * own[name] / scale} for name, one in data["privacy"].items()}
     return {**data, "privacy": louder}
 
 
@@ -115,7 +125,7 @@ def run_variant(variant: str, seed: int, folder: Path) -> dict[str, Any]:
     run = RunFolder(home / variant)
     if not (run.path / "run.toml").is_file():
         data, epsilon = configuration(variant, seed), variant.partition("-")[2]
-        data = fitted(data, float(epsilon), home, CASES * 3 // 4) if epsilon else data
+        data = fitted(data, variant, home, CASES * 3 // 4) if epsilon else data
         run.create(parse_config(data, source=variant, folder=home))
     config = run.config()
     (scores,) = execute(config, run, quiet=True).values()
@@ -137,10 +147,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
+    by_epsilon = figure.subplots(1, 3, sharey=True)
+    plot_scaled(rows, by_epsilon[2])
     ticks = ["none", *(f"{epsilon:g}" for epsilon in EPSILONS)]
-    for axes, who in zip(figure.subplots(1, 2, sharey=True), ("sites", "server"), strict=True):
+    for axes, who in zip(by_epsilon[:2], ("sites", "server"), strict=True):
         for shift, part, colour, words in (
             (-0.04, "anchors", "#1b6ca8", "anchors private"),
             (0.04, "training", "#c4501b", "training and anchors private"),
@@ -155,8 +167,28 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set(title=f"{who}: mean Dice on test cases", xlabel="epsilon", xticks=range(len(ticks)), xticklabels=ticks)
         axes.set_ylim(bottom=0)
         axes.grid(axis="y", alpha=0.3)
-    figure.axes[0].legend(frameon=False)
+        axes.set_xlim(-0.3, len(ticks) - 0.7)
+    by_epsilon[1].legend(frameon=False, fontsize="small", loc="upper right")
     figure.savefig(path, dpi=130)
+
+
+def plot_scaled(rows: list[dict[str, Any]], axes: Any) -> None:
+    """Draw mean Dice at epsilon 8 against the patients that the noise corresponds to."""
+    patients = CASES * 3 // 4
+    variants = {patients: "training-8", **{patients * scale: f"scaled-{scale}" for scale in SCALES}}
+    for who, colour in (("sites", "#c4501b"), ("server", "#6b3fa0")):
+        points = [(count, *pair) for count, name in variants.items() if (pair := dice_of(rows, name, who)) is not None]
+        if points:
+            places, means, spreads = zip(*points, strict=True)
+            axes.errorbar(places, means, yerr=spreads, marker="o", capsize=3, color=colour, label=f"{who}, epsilon 8")
+        if (free := dice_of(rows, "none", who)) is not None:
+            axes.axhline(free[0], linestyle=":", color=colour, label=f"{who}, not private")
+    axes.set(title="private training, by cohort", xlabel="patients per member (by noise)", xscale="log")
+    axes.set_xticks(list(variants), [f"{count:,}" for count in variants], minor=False)
+    axes.set_xlim(patients / 1.5, patients * SCALES[-1] * 1.5)
+    axes.minorticks_off()
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(frameon=False, fontsize="small")
 
 
 def dice_of(rows: list[dict[str, Any]], variant: str, who: str) -> tuple[float, float] | None:
