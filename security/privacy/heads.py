@@ -67,8 +67,17 @@ def verify_head(head: Head, consortium: str) -> None:
     verify_signature(head.signature, message, head.key, wrong)
 
 
+def is_older(seen: Head | None, head: Head) -> bool:
+    """Whether a head is of an earlier entry than the one that was seen, under the same key.
+
+    From its owner that is an alarm (`check_succession`). From somebody who passes it on it says nothing of the owner:
+    an old head was shown again.
+    """
+    return seen is not None and seen.key == head.key and head.sequence < seen.sequence
+
+
 def check_succession(seen: Head | None, head: Head) -> None:
-    """Check that a head can come after one of the same owner that was seen before.
+    """Check that a head, as its owner shows it, can come after one of the same owner that was seen before.
 
     Args:
         seen: The newest head of that owner so far, if any.

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -29,12 +30,27 @@ from security.line_file import LineFile
 from security.privacy import ledger_file
 from security.privacy.bodies import Charge, write_budgets, write_charge, write_heads, write_opening
 from security.privacy.entries import Chain, Entry, from_line, seal, to_line
-from security.privacy.heads import Head, check_succession, verify_head
+from security.privacy.heads import Head, check_succession, is_older, verify_head
 from security.privacy.standing import Debit, Standing
 from security.privacy.terms import Budget, Claim, Event, check_digest
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 _HEADS_IN_AN_ENTRY = 100  # of the longest names, so that an entry stays below its 64 KiB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sorted:
+    """Heads of others.
+
+    Attributes:
+        new: To be written down.
+        older: Passed on, and older than what is known.
+        fault: What is wrong with the first that is neither.
+    """
+
+    new: tuple[Head, ...]
+    older: tuple[Head, ...]
+    fault: LedgerError | None
 
 
 class Ledger:
@@ -188,10 +204,16 @@ class Ledger:
             if (run, mechanism) not in self._standing.unaccounted:
                 self._append("unaccounted", {"run": run, "mechanism": mechanism, "why": why})
 
-    def witness(self, heads: Iterable[Head]) -> None:
+    def witness(self, heads: Iterable[Head], *, said_by: str | None = None) -> tuple[Head, ...]:
         """Write down what others say their ledgers end with, as far as it is new; our own among them are checked.
 
-        Heads must be as their owners sent them just now: an old one looks like a restored backup.
+        Args:
+            heads: The heads.
+            said_by: Who shows them, as an identity URI: of its own ledger it must show the newest head; heads of others
+                it passes on, and one that is older than what is known is left out. None if each is from its owner.
+
+        Returns:
+            The heads that were passed on and are older than what is known: who shows them did so again, or is behind.
 
         Raises:
             RolledBackError: If others have seen more of our ledger than there is; nothing was written.
@@ -203,11 +225,13 @@ class Ledger:
             for head in given:
                 if head.owner == owner:
                     self.check_returned(head)
-            new, fault = self._new(head for head in given if head.owner != owner)
+            sorted_out = self._sorted([head for head in given if head.owner != owner], said_by)
+            new = sorted_out.new
             for start in range(0, len(new), _HEADS_IN_AN_ENTRY):
                 self._append("witness", write_heads(new[start : start + _HEADS_IN_AN_ENTRY]))
-            if fault is not None:
-                raise fault
+            if sorted_out.fault is not None:
+                raise sorted_out.fault
+            return sorted_out.older
 
     def check_returned(self, head: Head) -> None:
         """Check a head of our own that somebody else kept; if it shows that entries are missing, all spending ends.
@@ -277,21 +301,25 @@ class Ledger:
                 "the ledger went on since the cost of this release was computed", remedy="compute it again"
             )
 
-    def _new(self, heads: Iterable[Head]) -> tuple[list[Head], LedgerError | None]:
-        """Return the heads that are new, and what is wrong with the first that is."""
-        seen, new = dict(self._standing.witnessed), {}
+    def _sorted(self, heads: Iterable[Head], said_by: str | None) -> _Sorted:
+        """Tell new heads from old ones and false ones."""
+        seen, new, older = dict(self._standing.witnessed), {}, []
         fault: LedgerError | None = None
         for head in heads:
-            if head == seen.get(head.owner):
+            known = seen.get(head.owner)
+            if head == known:
                 continue
             try:
                 verify_head(head, self._chain.owner.consortium)
-                check_succession(seen.get(head.owner), head)
+                if said_by not in (None, head.owner) and is_older(known, head):
+                    older.append(head)
+                    continue
+                check_succession(known, head)
             except LedgerError as error:
                 fault = fault or error
             else:
                 seen[head.owner] = new[head.owner] = head
-        return list(new.values()), fault
+        return _Sorted(new=tuple(new.values()), older=tuple(older), fault=fault)
 
     def _now(self) -> datetime:
         """Return the time of the next entry."""

@@ -222,6 +222,38 @@ def test_an_owner_that_contradicts_itself_is_named_and_the_others_are_written(ow
     assert ledger.witnessed == (b.head(3), c.head(1))
 
 
+def test_an_older_head_that_is_passed_on_is_left_out_and_no_fork(owner, ledger):
+    b, c = Owner(owner.folder, "b"), Owner(owner.folder, "c")
+    said_by = c.identity.uri
+    ledger.witness([b.head(3), c.head(3)])
+    assert ledger.witness([b.head(2), c.head(4)], said_by=said_by) == (b.head(2),)
+    assert ledger.witness([b.head(5)], said_by=said_by) == ()
+    assert ledger.witnessed == (b.head(5), c.head(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "second", "match"),
+    [
+        ("c", {"sequence": 2}, "was shortened or restored"),
+        ("b", {"sequence": 3, "digest": "11" * 32}, "it was forked"),
+        ("b", {"sequence": 2, "key": Owner(None, "b").key}, "is now signed with the key"),
+    ],
+)
+def test_whoever_passes_heads_on_answers_for_its_own_and_for_forks(owner, ledger, name, second, match):
+    b, c = Owner(owner.folder, "b"), Owner(owner.folder, "c")
+    ledger.witness([b.head(3), c.head(3)])
+    with pytest.raises(ForkError, match=match):
+        ledger.witness([{"b": b, "c": c}[name].head(**second)], said_by=c.identity.uri)
+    assert ledger.witnessed == (b.head(3), c.head(3))
+
+
+def test_an_older_head_that_nobody_signed_is_not_passed_over(owner, ledger):
+    b = Owner(owner.folder, "b")
+    ledger.witness([b.head(3)])
+    with pytest.raises(LedgerError, match="not what it should be"):
+        ledger.witness([replace(b.head(3), sequence=2)], said_by=Owner(owner.folder, "c").identity.uri)
+
+
 def test_heads_of_one_call_are_held_against_each_other(owner, ledger):
     b = Owner(owner.folder, "b")
     with pytest.raises(ForkError, match="forked"):
