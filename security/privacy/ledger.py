@@ -100,6 +100,11 @@ class Ledger:
         return self._standing.budget
 
     @property
+    def ever_used(self) -> bool:
+        """Whether a budget was ever in force, or a debit made."""
+        return self._standing.counted >= 0
+
+    @property
     def spent(self) -> float:
         """Epsilon of all debits, as the last of them states it for the delta that was in force then."""
         return self._standing.spent

@@ -222,6 +222,15 @@ def test_an_owner_that_contradicts_itself_is_named_and_the_others_are_written(ow
     assert ledger.witnessed == (b.head(3), c.head(1))
 
 
+def test_a_ledger_remembers_that_it_was_once_used(owner):
+    with owner.open() as ledger:
+        assert not ledger.ever_used
+        ledger.set_budget(BUDGET)
+        ledger.set_budget(None)
+    with owner.open() as ledger:
+        assert ledger.ever_used
+
+
 def test_an_older_head_that_is_passed_on_is_left_out_and_no_fork(owner, ledger):
     b, c = Owner(owner.folder, "b"), Owner(owner.folder, "c")
     said_by = c.identity.uri
