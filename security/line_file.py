@@ -3,6 +3,9 @@
 A line that `append` returned from is on disk; after an error the file is as it was, or refuses the next line. What the
 lines mean, and whether those found at opening are believed, is for whoever uses it: reading goes through `fileno`. Not
 safe for threads by itself. Errors of the disk come as `OSError`. Needs a POSIX file system with locks.
+
+The lock is on a file of its own too, `<name>.lock`, which stays: who restores a backup puts another file in the place of
+the open one. What is no longer the file of its name is not written to.
 """
 
 from __future__ import annotations
@@ -34,13 +37,14 @@ class LineFile:
 
     def __init__(self, path: Path, error: type[SecurityError]) -> None:
         self.path, self._error = path, error
-        self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        self._lock = self._handle = -1
         try:
-            self._hold()
+            self._lock = self._held(path.with_name(f"{path.name}.lock"), 0)
+            self._handle = self._held(path, os.O_APPEND)
             self.size = os.fstat(self._handle).st_size
             sync_folder(path.absolute().parent)
         except BaseException:
-            os.close(self._handle)
+            self.close()
             raise
 
     def fileno(self) -> int:
@@ -64,6 +68,7 @@ class LineFile:
             SecurityError: Of the kind that was given, if somebody else changed the file.
             OSError: If the disk is full or fails.
         """
+        self._check_place()
         if os.fstat(self._handle).st_size != self.size:
             raise self._error(
                 f"{self.path} does not end where it did: another program changed it, or the disk failed",
@@ -82,16 +87,35 @@ class LineFile:
 
     def close(self) -> None:
         """Let another process write; nothing can be appended any more."""
-        handle, self._handle = self._handle, -1  # the number may soon be another file's
-        if handle >= 0:
-            os.close(handle)
+        handles, self._handle, self._lock = (self._handle, self._lock), -1, -1  # a number may soon be another file's
+        for handle in handles:
+            if handle >= 0:
+                os.close(handle)
 
-    def _hold(self) -> None:
+    def _check_place(self) -> None:
+        """Check that the open file is still the one of its name."""
+        ours = os.fstat(self._handle)
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            there: os.stat_result | None = self.path.stat()
+        except FileNotFoundError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            raise self._error(
+                f"{self.path} was {'removed' if there is None else 'replaced'} while it was open",
+                remedy="what was written until now is in a file that has no name any more, or another one: keep the "
+                "newest copy there is, put it back, and start the program again",
+            )
+
+    def _held(self, path: Path, flags: int) -> int:
+        """Open a file that no other process holds."""
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flags, PRIVATE)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            os.close(handle)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
             raise self._error(
                 f"another process writes {self.path}", remedy="one process writes a log: stop the other"
             ) from None
+        return handle

@@ -33,3 +33,34 @@ def test_what_is_cut_is_gone_and_lines_follow_what_is_left(tmp_path):
     assert path.read_bytes() == b"one\ntwo\n"
     with pytest.raises(OSError, match="Bad file descriptor"):
         file.append(b"late\n")
+
+
+def test_a_file_that_was_replaced_while_open_is_not_written_to(tmp_path):
+    path, backup = tmp_path / "lines", tmp_path / "backup"
+    file = LineFile(path, AuditError)
+    file.append(b"one\n")
+    backup.write_bytes(b"one\n")
+    backup.rename(path)
+    with pytest.raises(AuditError, match=f"^{path} was replaced while it was open.*start the program again"):
+        file.append(b"two\n")
+    assert (path.read_bytes(), file.size) == (b"one\n", 4)
+    with pytest.raises(AuditError, match="another process writes"):
+        LineFile(path, AuditError)
+    file.close()
+    LineFile(path, AuditError).close()
+
+
+def test_a_file_that_was_removed_while_open_is_not_written_to(tmp_path):
+    file = LineFile(tmp_path / "lines", AuditError)
+    (tmp_path / "lines").unlink()
+    with pytest.raises(AuditError, match="was removed while it was open"):
+        file.append(b"one\n")
+    file.close()
+
+
+def test_without_the_file_of_the_lock_the_file_itself_is_still_locked(tmp_path):
+    file = LineFile(tmp_path / "lines", AuditError)
+    (tmp_path / "lines.lock").unlink()
+    with pytest.raises(AuditError, match="another process writes"):
+        LineFile(tmp_path / "lines", AuditError)
+    file.close()
