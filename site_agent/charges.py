@@ -101,6 +101,7 @@ class Charges:
             RefusalError: If it must not be trained; the budget, the floor or the ledger forbids it.
         """
         self.check_run(spec)
+        _check_round(action.round, spec)
         try:
             claim = await asyncio.to_thread(self._claim, action, spec, patients, contribution)
             if not self.purse.has_paid(claim):
@@ -126,7 +127,8 @@ class Charges:
             asked.insert(0, _Question("run", history, claim.event, rounds - round_id.round_number + 1, budget))
         if self.wanted.dp_floor is not None:
             floor = Budget(epsilon=self.wanted.dp_floor, delta=budget.delta)
-            asked.insert(0, _Question("floor", (), claim.event, rounds, floor))
+            run = self.purse.spent_in(spec.run_id)
+            asked.insert(0, _Question("floor", run, claim.event, rounds - round_id.round_number + 1, floor))
         found = await self._account([question.events for question in asked], budget.delta, progress)
         for question, epsilon in zip(asked, found, strict=True):
             if not epsilon <= question.limit.epsilon:
@@ -182,6 +184,16 @@ class Charges:
         self.purse.notes.note("privacy.refused", str(round_id), "refused", problem=problem, clause=clause)
         self._refused[round_id.run] = problem, clause
         return RefusalError(problem, cause=DeclineCause.POLICY, clause=clause, remedy=remedy)
+
+
+def _check_round(round_id: RoundId, spec: RunSpec) -> None:
+    """Check that a round is one of the plan's: what a run comes to is reckoned with those."""
+    if round_id.round_number > spec.plan.run.rounds:
+        raise RefusalError(
+            f"round {round_id.round_number} is asked for, and the run's plan has {spec.plan.run.rounds}",
+            cause=DeclineCause.POLICY,
+            clause="SPEC 13.6",
+        )
 
 
 def _claim_of(spending: Spending, spec: RunSpec, patients: int, inputs: str) -> Claim:

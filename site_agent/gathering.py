@@ -125,7 +125,7 @@ class Gatherer:
             refusal=current.refusal,
             approval=current.approval,
             plain=None if spec is None else spec.aggregation == "plain",
-            result=self._covered(space.result(round_id.round_number, key), spec),
+            result=self._covered(space, round_id.round_number, key, spec),
             masked=self._tools.steps.masked(round_id),
             made=made,
             uploaded=current.uploaded,
@@ -148,11 +148,18 @@ class Gatherer:
         """Try no more to end a run that is over, until the next start: the present one must not wait for it."""
         self._given_up.add(run)
 
-    def _covered(self, result: Result | None, spec: RunSpec | None) -> Result | None:
-        """Return a contribution; of a private run only one whose release is in the ledger of privacy budgets."""
-        if result is None or spec is None or spec.plan.privacy.sites is None:
+    def _covered(self, space: Workspace, number: int, key: str | None, spec: RunSpec | None) -> Result | None:
+        """Return a contribution; of a private run only one whose release is in the ledger of privacy budgets.
+
+        The file itself must be that release: a training that was broken off leaves another under the same name.
+        """
+        result = space.result(number, key)
+        if result is None or not (result.claim or (spec is not None and spec.plan.privacy.sites is not None)):
             return result
-        return result if self._tools.purse.released(result.claim) == result.manifest.vector.sha256 else None
+        wanted = result.manifest.vector.sha256
+        if self._tools.purse.released(result.claim) != wanted or space.contribution_sha256(number) != wanted:
+            return None
+        return result
 
     def _left(self, present: str) -> session.FinishRun | None:
         """Return the end of a run that this site took part in and that ended without it: one is present at a time."""
@@ -168,7 +175,8 @@ class Gatherer:
             RefusalError: If something of it is not here.
         """
         tools, space = self._tools, self.workspace(round_id.run)
-        layout, result = space.layout(), space.result(round_id.round_number)
+        layout, spec = space.layout(), tools.training.spec(spec_ref)
+        result = self._covered(space, round_id.round_number, None, spec)
         if layout is None or result is None or current.listed is None:
             raise RefusalError("the contribution is no longer on the site's disk", cause=DeclineCause.UPDATE)
         loaded, policy_in_force = tools.identity.loaded, tools.rules.policy
@@ -177,7 +185,7 @@ class Gatherer:
             consortium=loaded.identity.consortium,
             identity_key=loaded.identity_key,
             round=round_id,
-            spec=tools.training.spec(spec_ref),
+            spec=spec,
             spec_sha256=spec_ref.sha256,
             layout=layout,
             result=result,

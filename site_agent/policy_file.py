@@ -65,6 +65,10 @@ class Privacy(_Section):
     dp_floor: float | None = Field(
         None, gt=0, description="largest epsilon of one run; runs that promise none are refused"
     )
+    unprotected: bool = Field(
+        default=False,
+        description="whether runs without noise are trained although there is a budget, and noted as unaccounted",
+    )
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> Self:

@@ -102,6 +102,10 @@ class Purse:
         """Whether a run was debited before."""
         return any(debit.claim.run == run for debit in self.ledger.debits)
 
+    def spent_in(self, run: str) -> tuple[Event, ...]:
+        """Return what the debits of a run were for: more than its rounds, if one was paid for again."""
+        return tuple(debit.claim.event for debit in self.ledger.debits if debit.claim.run == run)
+
     def has_paid(self, claim: Claim) -> bool:
         """Whether a claim was debited."""
         return self.ledger.find(claim.key) is not None

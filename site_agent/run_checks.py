@@ -101,6 +101,12 @@ def _check_privacy(spec: RunSpec, policy: Policy) -> None:
     promised, wanted = spec.plan.privacy.sites is not None, policy.privacy
     if wanted.dp_floor is not None and not promised:
         raise _refusal("the run promises no differential privacy, which the site's policy demands", "privacy.dp_floor")
+    if wanted.budget is not None and not promised and not wanted.unprotected:
+        raise _refusal(
+            "the run promises no differential privacy, and this site keeps a privacy budget"
+            " (a person at the site may set privacy.unprotected)",
+            "privacy.epsilon",
+        )
     if promised and wanted.epsilon is None:
         raise _refusal(NO_BUDGET, "privacy.epsilon")
 

@@ -61,6 +61,7 @@ class Workspace:
         self.results_dir = data / "results" / run
         self.spec_path = self.folder / "spec.json"
         self._layout: Layout | None = None
+        self._hashed: tuple[tuple[int, ...], str] | None = None
 
     def specification(self) -> str | None:
         """Return the hash of the specification that the run goes by here; None before the first training."""
@@ -134,6 +135,20 @@ class Workspace:
     def contribution(self, round_number: int) -> Path:
         """Return the file that the trainer writes for a round."""
         return self.out_dir / f"contribution-{round_number:06d}.bin"
+
+    def contribution_sha256(self, round_number: int) -> str | None:
+        """Return the hash of what the trainer wrote for a round, read again when the file changed; None without one."""
+        path = self.contribution(round_number)
+        with disk(path):
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                return None
+            mark = (round_number, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            if self._hashed is None or self._hashed[0] != mark:
+                with path.open("rb") as file:
+                    self._hashed = mark, hashlib.file_digest(file, "sha256").hexdigest()
+            return self._hashed[1]
 
     def ending(self) -> Ending | None:
         """Return how the run ended here, if it has."""

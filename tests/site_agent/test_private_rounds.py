@@ -284,6 +284,17 @@ def test_a_contribution_whose_release_is_not_in_the_ledger_is_not_told(tmp_path)
     assert site.declined.problem == "the contribution is no longer on the site's disk"
 
 
+def test_a_file_that_is_not_what_was_released_does_not_leave(tmp_path):
+    """As when another training of the round was broken off before its release was in the ledger."""
+    site = Hospital(tmp_path)
+    site.play(site.train(), until=[site.has(Trained)])
+    path = Workspace(tmp_path, "r").contribution(1)
+    path.write_bytes(bytes(path.stat().st_size))
+    site.play(site.script.submit(), until=[site.has(Declined)])
+    assert site.declined.problem == "the contribution is no longer on the site's disk"
+    assert site.script.uploaded == b""
+
+
 def test_other_inputs_are_another_release(tmp_path):
     site = Hospital(tmp_path)
     site.play(site.train(), until=[site.has(Trained)])
@@ -352,6 +363,24 @@ def test_what_other_runs_spent_counts(tmp_path):
     assert "the run would bring this site to epsilon 4" in site.declined.problem
 
 
+def test_what_a_run_paid_for_again_counts_for_the_floor(tmp_path):
+    site = Hospital(tmp_path, policy_of(dp_floor=3.0))
+    site.play(site.train(), until=[site.has(Trained)])
+    Workspace(tmp_path, "r").contribution(1).unlink()
+    site.play(site.train(replace(ROUND, attempt=2)), until=[site.has(Declined)])
+    assert "the whole run comes at this site to epsilon 4" in site.declined.problem
+    assert len(site.ledger.debits) == 1
+
+
+def test_a_round_that_the_plan_does_not_have_is_declined_and_costs_nothing(tmp_path):
+    site = Hospital(tmp_path)
+    site.play(
+        site.train(), site.train(RoundId(run="r", round_number=4), b"4"), until=[site.has(Trained), site.has(Declined)]
+    )
+    assert "round 4 is asked for, and the run's plan has 3" in site.declined.problem
+    assert len(site.ledger.debits) == 1
+
+
 def test_a_budget_that_is_lowered_in_the_middle_of_a_run_stops_it(tmp_path):
     site = Hospital(tmp_path)
     site.play(site.train(), until=[site.has(Trained)])
@@ -407,12 +436,20 @@ def _no_space(_):
 
 
 def test_where_a_budget_is_kept_a_run_without_noise_is_noted_once_as_unaccounted(tmp_path):
-    site = Hospital(tmp_path, sites=None)
+    site = Hospital(tmp_path, policy_of(unprotected=True), sites=None)
     site.play(site.train(), site.train(SECOND, b"2"), until=[site.has(Trained), site.has(Trained, 2)])
     assert site.kinds == ["opened", "budget", "unaccounted"]
     assert site.ledger.unbounded
     assert site.trainer.jobs == ["open", "round", "round"]
     assert len(site.notes.of("privacy.unaccounted")) == 1
+
+
+def test_where_a_budget_is_kept_a_run_without_noise_is_declined_unless_the_policy_allows_it(tmp_path):
+    site = Hospital(tmp_path, sites=None)
+    site.play(site.train(), until=[site.has(Declined)])
+    assert "promises no differential privacy" in site.declined.problem
+    assert site.notes.of("round.declined")[0][3]["clause"] == "policy privacy.epsilon"
+    assert site.kinds == ["opened", "budget"]
 
 
 def test_without_a_budget_a_run_without_noise_leaves_the_ledger_alone(tmp_path):
