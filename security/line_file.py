@@ -4,7 +4,7 @@ A line that `append` returned from is on disk; after an error the file is as it 
 lines mean, and whether those found at opening are believed, is for whoever uses it: reading goes through `fileno`. Not
 safe for threads by itself. Errors of the disk come as `OSError`. Needs a POSIX file system with locks.
 
-The lock is on a file of its own too, `<name>.lock`, which stays: who restores a backup puts another file in the place of
+The lock is on a file of its own too, `<name>.lock`, which stays: who restores a backup puts another file in place of
 the open one. What is no longer the file of its name is not written to.
 """
 
