@@ -81,11 +81,14 @@ class SiteRound(Job):
     Attributes:
         state_dir: The site's state; two rounds of it are kept.
         round: The round, from 1.
-        attempt: Which try of the round it is; the same inputs give the same result in every attempt.
+        attempt: Which try of the round it is; the same inputs give the same result in every attempt, unless training
+            is private: then noise and draws are new each time.
         inputs: What was downloaded.
         out_dir: Where the contribution goes.
         patients: How many training patients the round's privacy was reckoned for; None where it has none. With another
             number of them nothing is trained.
+        released: SHA-256 of what was released of the round under the debit that pays for it; None if nothing was yet.
+            That may be given again; where it or the state that goes with it is not there, nothing is trained.
     """
 
     state_dir: Path
@@ -94,6 +97,7 @@ class SiteRound(Job):
     inputs: Inputs
     out_dir: Path
     patients: int | None = Field(None, ge=1)
+    released: str | None = None
 
 
 class LeadStart(Job):

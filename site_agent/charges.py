@@ -86,7 +86,7 @@ class Charges:
             raise RefusalError(problem, cause=DeclineCause.POLICY, clause=clause)
 
     async def pay(
-        self, action: DoTrain, spec: RunSpec, patients: int, contribution: Path, progress: TrainerProgress
+        self, action: DoTrain, spec: RunSpec, patients: int, contribution: Path | None, progress: TrainerProgress
     ) -> str:
         """Have a round in the ledger before it is trained; return the key of the debit, under which it is released.
 
@@ -94,7 +94,7 @@ class Charges:
             action: The training.
             spec: The run, which has `privacy.sites`.
             patients: Training patients of the site.
-            contribution: The file that the trainer writes for the round.
+            contribution: The file that the trainer writes for the round; None if what it holds cannot be used.
             progress: Told where the accounting is.
 
         Raises:
@@ -110,10 +110,11 @@ class Charges:
             raise self._refusal(action.round, error.problem, EPSILON, remedy=error.remedy) from error
         return claim.key
 
-    def _claim(self, action: DoTrain, spec: RunSpec, patients: int, contribution: Path) -> Claim:
+    def _claim(self, action: DoTrain, spec: RunSpec, patients: int, contribution: Path | None) -> Claim:
         """Return what the round is charged with: the first of its claims whose release is not lost."""
         (spending,) = site_spending(spec.plan, patients, action.round.round_number)
-        inputs, held = inputs_key(action.round, action.spec, action.task), _sha256(contribution)
+        inputs = inputs_key(action.round, action.spec, action.task)
+        held = None if contribution is None else _sha256(contribution)
         claims = (_claim_of(spending, spec, patients, f"{inputs} {patients} {again}") for again in count())
         return next(claim for claim in claims if self.purse.released(claim.key) in (None, held))
 

@@ -3,7 +3,8 @@
 The contribution is written first, then the best model, then the state, whose rename commits the round. Training without
 noise is deterministic, so whatever a kill leaves, the same job gives the same bytes again. With noise (SPEC 15) it
 never is: a round that is committed is not trained again as long as its contribution is still there, so that the same
-bytes leave again; without the contribution it is, and whoever drives the worker pays for that as for another release.
+bytes leave again. What is paid for by a debit under which something was released is never trained: where that or the
+state that goes with it is gone, as after a backup, the job says `lost`, and whoever drives the worker pays anew.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from fedmepd.worker import Progress
 
 
 def train_round(job: SiteRound, participant: SiteParticipant, progress: Progress) -> dict[str, Any]:
-    """Do a site's part of a round, or return what it gave when it is done already.
+    """Do a site's part of a round, or return what it gave when it is done already; `lost` if that is not there.
 
     Raises:
         UpdateError: If an artefact is wrong or missing, or training diverged.
@@ -41,8 +42,11 @@ def train_round(job: SiteRound, participant: SiteParticipant, progress: Progress
     store = RoundStore(job.state_dir, run_id=participant.spec.run_id)
     key = _key(job)
     done = store.done(job.round, key)
-    if done is not None and _contributed(job, done["result"]):
-        return {**done["result"], "repeated": True}
+    given = done["result"] if done is not None and _contributed(job, done["result"]) else None
+    if job.released is not None and (given is None or given["sha256"] != job.released):
+        return {"lost": True}
+    if given is not None:
+        return {**given, "repeated": True}
     _check_patients(job, participant)
     base = store.base_of(job.round)
     before = {} if base is None else store.facts(base)

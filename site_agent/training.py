@@ -91,12 +91,13 @@ class Training:
         layout, patients = await self._opened(spec, workspace, progress)
         policy.check_train(action.task, self.own, layout, self.config)
         path = workspace.contribution(action.round.round_number)
+        job = self._round(spec, action, workspace)
         claim = ""
         if patients is None:
             await asyncio.to_thread(self.charges.purse.use_unprotected, spec.run_id)
+            found = await self.trainer.run("round", job.model_dump(mode="json"), progress)
         else:
-            claim = await self.charges.pay(action, spec, patients, path, progress)
-        found = await self.trainer.run("round", self._round(spec, action, workspace, patients), progress)
+            claim, found = await self._paid(action, spec, job.model_copy(update={"patients": patients}), path, progress)
         update = CheckedUpdate(path, layout.for_member(self.own), spec.formats, most_norm=self.most_norm)
         most = self.config.limits.max_update_bytes
         manifest = await asyncio.to_thread(policy.manifest_of, update, sha256=str(found["sha256"]), most=most)
@@ -114,6 +115,24 @@ class Training:
         await asyncio.to_thread(workspace.keep_result, action.round.round_number, result)
         self._show(action, found)
         return result
+
+    async def _paid(
+        self, action: DoTrain, spec: RunSpec, job: SiteRound, path: Path, progress: TrainerProgress
+    ) -> tuple[str, dict[str, Any]]:
+        """Pay for a private round and train it; return the debit's key and what the trainer found.
+
+        What was released under a debit may leave again; if the trainer's state no longer goes with it (as after a
+        backup), a training would be another release, and is paid for first.
+        """
+        patients, purse = job.patients or 0, self.charges.purse
+        claim = await self.charges.pay(action, spec, patients, path, progress)
+        asked = job.model_copy(update={"released": purse.released(claim)})
+        found = await self.trainer.run("round", asked.model_dump(mode="json"), progress)
+        if found.get("lost"):
+            _log.warning("the trainer's state lacks the released round; it is paid for again", round=str(action.round))
+            claim = await self.charges.pay(action, spec, patients, None, progress)
+            found = await self.trainer.run("round", job.model_dump(mode="json"), progress)
+        return claim, found
 
     async def finish(self, action: FinishRun, workspace: Workspace, progress: TrainerProgress) -> Ending:
         """Score and keep the run's model; a run that left none here ends with a note that says so.
@@ -165,16 +184,15 @@ class Training:
             layout = await asyncio.to_thread(workspace.keep_layout, opened["layout"])
         return layout, int(opened["training_patients"]) if private else None
 
-    def _round(self, spec: RunSpec, action: DoTrain, workspace: Workspace, patients: int | None) -> dict[str, Any]:
+    def _round(self, spec: RunSpec, action: DoTrain, workspace: Workspace) -> SiteRound:
         job = self._common(spec) | {
             "state_dir": workspace.state_dir,
             "round": action.round.round_number,
             "attempt": action.round.attempt,
             "inputs": self._inputs(action.task),
             "out_dir": workspace.out_dir,
-            "patients": patients,
         }
-        return SiteRound.model_validate(job).model_dump(mode="json")
+        return SiteRound.model_validate(job)
 
     def _inputs(self, task: Train) -> Inputs:
         return Inputs(

@@ -284,6 +284,27 @@ def test_a_contribution_whose_release_is_not_in_the_ledger_is_not_told(tmp_path)
     assert site.declined.problem == "the contribution is no longer on the site's disk"
 
 
+def test_what_the_trainer_cannot_give_again_is_paid_for_before_it_is_trained_again(tmp_path):
+    """As when the trainer's state, and nothing else, comes from a backup."""
+    site = Hospital(tmp_path)
+    site.play(site.train(), until=[site.has(Trained)])
+    (tmp_path / "runs" / "r" / "results" / "000001.json").unlink()
+    inner, paid = site.trainer._contribute, []
+
+    def without_state(arguments):
+        paid.append((arguments["released"], len(site.ledger.debits)))
+        if arguments["released"] is not None:
+            return {"lost": True}
+        Workspace(tmp_path, "r").contribution(1).unlink()
+        return inner(arguments)
+
+    site.trainer._contribute = without_state
+    site.play(site.train(replace(ROUND, attempt=2)), until=[site.has(Trained, 2)])
+    first, second = site.ledger.debits
+    assert paid == [(first.released, 1), (None, 2)]
+    assert site.script.bodies(Trained)[1].manifest.vector.sha256 == second.released != first.released
+
+
 def test_a_file_that_is_not_what_was_released_does_not_leave(tmp_path):
     """As when another training of the round was broken off before its release was in the ledger."""
     site = Hospital(tmp_path)

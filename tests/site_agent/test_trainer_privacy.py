@@ -59,6 +59,22 @@ def test_a_private_round_that_is_done_gives_the_same_bytes_and_one_that_was_lost
     assert other != content
 
 
+def test_what_was_released_is_given_again_and_never_trained_again_under_its_debit(federation):
+    first, path, content = round_of(federation, "released")
+    again, _, same = round_of(federation, "released", released=first["sha256"])
+    assert (again["repeated"], same) == (True, content)
+    state = federation.folder / "released" / "state" / "state-000001.safetensors"
+    kept = state.read_bytes()
+    state.unlink()
+    job = federation.site_job("site-1", 1) | {"patients": 2, "released": first["sha256"]}
+    job |= {"state_dir": str(state.parent), "out_dir": str(path.parent)}
+    assert federation.trainers["site-1"].round(job, ignore) == {"lost": True}
+    assert not state.exists()
+    assert path.read_bytes() == content
+    state.write_bytes(kept)
+    assert federation.trainers["site-1"].round(job | {"released": "0" * 64}, ignore) == {"lost": True}
+
+
 def test_noise_does_not_come_from_the_runs_seed(federation):
     assert round_of(federation, "one")[2] != round_of(federation, "other")[2]
 
