@@ -101,6 +101,10 @@ class RolledBackError(LedgerError):
     """Others have seen more of our own ledger than there is, or something else in its place."""
 
 
+class OutdatedExportError(LedgerError):
+    """An export lacks entries that others saw: it is older than theirs, or its owner cut the ledger off."""
+
+
 class ForkError(LedgerError):
     """An owner has shown two ledgers that cannot both be its own.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from security.errors import LedgerError
+from security.errors import LedgerError, OutdatedExportError
 from security.identity import Identity
 from security.privacy.entries import Entry
 from security.privacy.heads import Head, verify_head
@@ -137,16 +137,37 @@ def _check_file(copy: Copy, sightings: Sequence[Sighting]) -> None:
         if head.key == chain.key and whole and chain.hashes[head.sequence].hex() == head.hash:
             continue
         _check_honest(one)
+        if head.key == chain.key and not whole:
+            raise _lacking(copy, one)
         if head.key != chain.key:
             what = f"was signed with another key when {one.witness} saw its entry {head.sequence}: it was replaced"
-        elif whole:
-            what = f"has another entry {head.sequence} than {one.witness} saw: it was forked or restored from a backup"
         else:
-            what = (
-                f"lacks the entry {len(chain.hashes)} and all later ones, up to {head.sequence} at least, which "
-                f"{one.witness} saw: it was truncated, or restored from a backup"
-            )
+            what = f"has another entry {head.sequence} than {one.witness} saw: it was forked or restored from a backup"
         raise LedgerError(f"{copy.path}: the ledger of {copy.owner} {what} ({_place(one)})", remedy=_ASK)
+
+
+def _lacking(copy: Copy, one: Sighting) -> LedgerError:
+    """Return the complaint about a file that ends before an entry that was seen.
+
+    Whether it is only older than that, nothing in it says; unless it notes of the witness what that wrote later.
+    """
+    end = len(copy.ledger.chain.hashes)
+    what = (
+        f"{copy.path}: the ledger of {copy.owner} lacks the entry {end} and all later ones, up to {one.head.sequence} "
+        f"at least, which {one.witness} saw"
+    )
+    noted = max((seen.head.sequence for seen in copy.sightings if seen.head.owner == one.witness), default=-1)
+    if noted >= one.sequence:
+        return LedgerError(
+            f"{what} before this export was made: it was truncated, or restored from a backup ({_place(one)})",
+            remedy=_ASK,
+        )
+    return OutdatedExportError(
+        f"{what} at {one.at:%Y-%m-%d %H:%M} UTC: this export is older than that, or the ledger was truncated or "
+        f"restored from a backup ({_place(one)})",
+        remedy="ask the owner for a newer export; exports that were made while no run goes on agree. Believe no figure "
+        "of it until then",
+    )
 
 
 def _check_among_themselves(sightings: Sequence[Sighting]) -> None:

@@ -18,7 +18,7 @@ from security.files import PRIVATE, write_new
 from security.privacy.cross_check import Copy, Sighting, Sightings, by_owner, compare
 from security.privacy.entries import MAX_ENTRY_BYTES, Entry, from_line
 from security.privacy.heads import Head
-from security.privacy.recount import Accountant, recount, tolerated
+from security.privacy.recount import Accountant, check_growing, recount, tolerated
 from security.privacy.replay import replay
 from security.privacy.standing import Debit, Standing, Unaccounted
 from security.privacy.terms import Budget
@@ -177,12 +177,12 @@ def _check_origin(copy: Copy, consortium: str, keys: Mapping[str, bytes] | None)
 
 
 def _recomputed(copy: Copy, accountant: Accountant | None, say: Callable[[str], None]) -> float | None:
-    if accountant is None:
-        return None
+    debits = tuple(copy.ledger.standing.debits.values())
     with _naming(copy.path):
-        return recount(
-            tuple(copy.ledger.standing.debits.values()), accountant, lambda what: say(f"{copy.path}: {what}")
-        )
+        check_growing(debits)
+        if accountant is None:
+            return None
+        return recount(debits, accountant, lambda what: say(f"{copy.path}: {what}"))
 
 
 def _verdict(

@@ -162,7 +162,8 @@ class Ledger:
 
         Args:
             claim: What for. The same claim again costs nothing and returns what was written down before.
-            spent: Epsilon of `history` and this claim together, at the budget's delta.
+            spent: Epsilon of `history` and this claim together, at the budget's delta. An earlier debit at that delta
+                may have stated more, as accountants are exact to a grid only; then that figure stays.
             after: Hash of the head for which that was computed.
 
         Raises:
@@ -181,6 +182,7 @@ class Ledger:
             if budget is None:
                 raise BudgetError("there is no budget", remedy="the data owner must set privacy.epsilon and delta")
             self._check_current(after)
+            spent = max([spent, *(one.spent for one in self.debits if one.budget.delta == budget.delta)])
             self._append("debit", write_charge(Charge(claim=claim, budget=budget, spent=spent)))
             return self._standing.debits[claim.key]
 
@@ -253,7 +255,7 @@ class Ledger:
             if head.key != self._chain.key:
                 raise ForkError(
                     f"somebody else has a ledger as {head.owner}, signed with the key {head.key.hex()}",
-                    remedy="if this site was enrolled anew, keep the ledger of its former key; otherwise report it",
+                    remedy="whoever enrols anew with another key needs another identity; if nobody did, report it",
                     owner=head.owner,
                 )
             hashes = self._chain.hashes
@@ -263,8 +265,8 @@ class Ledger:
             self._doubt = RolledBackError(
                 f"our ledger {what} the entry {head.sequence}, which we signed and others have seen: an older "
                 "copy was put back, or two were kept",
-                remedy="stop, and put the newest copy back. If it is lost, nobody knows what was spent: begin anew "
-                "under a new identity only with a budget that allows for it",
+                remedy="stop, and put the newest copy back. If it is lost, nobody knows what was spent: enrol anew "
+                "under another identity, only with a budget that allows for it, and keep this ledger",
             )
             raise self._doubt
 

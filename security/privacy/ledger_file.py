@@ -104,8 +104,8 @@ def check_owner(path: Path, chain: Chain, identity: Identity, key: bytes) -> Non
     if chain.key != key:
         raise LedgerError(
             f"{path} was kept with another identity key of {identity}",
-            remedy="use the identity key with which it was begun; after an enrolment with a new key, keep the old "
-            "ledger and begin another one with a budget that allows for what was spent",
+            remedy="use the identity key with which it was begun. If that is lost, enrol anew under another identity, "
+            "only with a budget that allows for what was spent, and keep this ledger",
         )
 
 

@@ -1,4 +1,8 @@
-"""What debits state as spent, computed again (SPEC 13.8)."""
+"""What debits state as spent, held against each other and computed again (SPEC 13.8).
+
+With both, no debit exceeded the budget of its time by more than is tolerated: costs only grow, so that the last debit
+under a budget speaks for all under it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ def tolerated(found: float) -> float:
 
 
 def recount(debits: Sequence[Debit], accountant: Accountant, say: Callable[[str], None]) -> float | None:
-    """Check the last debit at each delta, and only if one is off look for the first that is.
+    """Check the last debit before each change of the budget, and only if one is off look for the first that is.
 
     Args:
         debits: All debits of an owner, in order.
@@ -33,14 +37,41 @@ def recount(debits: Sequence[Debit], accountant: Accountant, say: Callable[[str]
         LedgerError: Naming the first debit that states less than it is, by more than `tolerated`.
     """
     events = [debit.claim.event for debit in debits]
-    last = {debit.budget.delta: index for index, debit in enumerate(debits)}
     found = None
-    for index in sorted(last.values()):
+    for index in _last_ones(debits):
         say(f"recomputing what {index + 1:,} debits cost")
         found = accountant(events[: index + 1], debits[index].budget.delta)
         if debits[index].spent < found - tolerated(found):
             raise _first(debits[: index + 1], events, accountant, found, say)
     return found
+
+
+def check_growing(debits: Sequence[Debit]) -> None:
+    """Check that what is stated as spent at one delta never falls, by more than an accountant's grid explains.
+
+    Raises:
+        LedgerError: Naming the first debit that states less than an earlier one.
+    """
+    most: dict[float, Debit] = {}
+    for debit in debits:
+        before = most.get(debit.budget.delta)
+        if before is None or debit.spent >= before.spent:
+            most[debit.budget.delta] = debit
+        elif debit.spent < before.spent - tolerated(before.spent):
+            raise LedgerError(
+                f"the ledger entry {debit.sequence} states epsilon {debit.spent:.4g} as spent, and the entry "
+                f"{before.sequence} stated {before.spent:.4g} before, at the same delta {debit.budget.delta:g}",
+                remedy="what was spent never becomes less: the higher figure holds, or more",
+            )
+
+
+def _last_ones(debits: Sequence[Debit]) -> list[int]:
+    """Return the places of debits that the next one does not share its budget with."""
+    return [
+        index
+        for index, debit in enumerate(debits)
+        if index + 1 == len(debits) or debits[index + 1].budget != debit.budget
+    ]
 
 
 def _first(

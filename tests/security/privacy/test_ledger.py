@@ -222,6 +222,17 @@ def test_an_owner_that_contradicts_itself_is_named_and_the_others_are_written(ow
     assert ledger.witnessed == (b.head(3), c.head(1))
 
 
+def test_a_debit_never_states_less_than_an_earlier_one_at_the_same_delta(ledger):
+    spend(ledger, 1, 1.0)
+    spend(ledger, 2, 0.995)
+    ledger.set_budget(Budget(epsilon=8.0, delta=1e-3))
+    spend(ledger, 3, 0.5)
+    assert [debit.spent for debit in ledger.debits] == [1.0, 1.0, 0.5]
+    ledger.set_budget(Budget(epsilon=0.9, delta=1e-5))
+    with pytest.raises(BudgetError, match="spending epsilon 1 at delta"):
+        spend(ledger, 4, 0.8)
+
+
 def test_a_ledger_remembers_that_it_was_once_used(owner):
     with owner.open() as ledger:
         assert not ledger.ever_used

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from security.errors import LedgerError
+from security.errors import LedgerError, OutdatedExportError
 from security.identity import Role
 from security.keys import public_bytes
 from security.privacy import exports
@@ -221,6 +221,26 @@ def test_a_cut_tail_is_found_by_what_others_saw(a, b):
     assert f"{b.path}: the ledger entry 3" in str(caught.value)
 
 
+def test_an_export_that_may_be_older_than_the_others_is_asked_for_again(a, b, tmp_path):
+    old = tmp_path / "old"
+    old.write_bytes(b"".join(a.lines()[:8]))
+    with pytest.raises(
+        OutdatedExportError,
+        match=r"saw at 2030-01-15 12:00 UTC: this export is older .* ask the owner for a newer export",
+    ):
+        verdict(old, b)
+    assert verdict(a, b, old).warnings == ()
+
+
+def test_an_export_that_notes_what_came_later_is_not_merely_old(a, b):
+    (seen,) = (entry for entry in b.entries() if entry.sequence == 3)
+    body = write_heads([b.head(3, seen.hash)])
+    a.rewrite(7, ("witness", body))
+    with pytest.raises(LedgerError, match="lacks the entry 8 .* before this export was made: it was trunc") as caught:
+        verdict(a, b)
+    assert not isinstance(caught.value, OutdatedExportError)
+
+
 def test_a_fork_is_found_by_what_others_saw(a, b):
     a.rewrite(5, *(("unaccounted", {"run": str(number), "mechanism": "m", "why": "w"}) for number in range(6)))
     verdict(a)
@@ -372,6 +392,38 @@ def test_each_delta_is_checked_for_itself(tmp_path):
         assert cost(ledger.history(), 1e-6) == 1.0
     with pytest.raises(LedgerError, match="the ledger entry 2 states epsilon 0.1 as spent, and it is 0.25"):
         verdict(owner, accountant=cost)
+
+
+def test_what_exceeded_the_budget_of_its_time_is_found_though_a_later_debit_states_the_truth(tmp_path):
+    owner = Owner(tmp_path)
+    with owner.open() as ledger:
+        ledger.set_budget(Budget(epsilon=0.4, delta=1e-5))
+        spend(ledger, 1, 0.25)
+        spend(ledger, 2, 0.39)
+        ledger.set_budget(BUDGET)
+        spend(ledger, 3, 0.75)
+    with pytest.raises(LedgerError, match=r"the ledger entry 4 states epsilon 0.39 as spent, and it is 0.5 at"):
+        verdict(owner, accountant=cost)
+
+
+def test_what_is_stated_as_spent_at_one_delta_never_falls(a):
+    def stated(*figures):
+        in_force, written = BUDGET, []
+        for number, (spent, delta) in enumerate(figures, start=10):
+            budget = Budget(epsilon=8.0, delta=delta)
+            if budget != in_force:
+                written.append(("budget", write_budgets(budget, in_force)))
+            written.append(("debit", write_charge(Charge(claim=claim(number), budget=budget, spent=spent))))
+            in_force = budget
+        a.rewrite(11, *written)
+
+    stated((0.74, 1e-5), (2.0, 1e-6), (0.73, 1e-5))
+    assert verdict(a).ledgers[0].spent == 0.73
+    stated((0.71, 1e-5), (0.69, 1e-5))
+    with pytest.raises(
+        LedgerError, match=r"the ledger entry 12 states epsilon 0.69 as spent, and the entry 8 stated 0.75 before"
+    ):
+        verdict(a)
 
 
 def test_the_last_debit_is_named_if_only_it_states_too_little(tmp_path):
