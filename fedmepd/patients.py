@@ -76,6 +76,8 @@ class MemberPatients:
 def check_trainable(member: str, patients: Patients, crop: int, *, pad: bool) -> None:
     """Refuse patients that are smaller than the training crop.
 
+    Whether a member refuses tells of such a patient, and is taken to be public (SPEC 15.6).
+
     Raises:
         CohortError: Naming the case, its size and the largest crop that fits.
     """

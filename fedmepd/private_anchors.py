@@ -148,22 +148,47 @@ class PrivateAnchorMaker:
 def one_row_per_patient(table: PrototypeTable, ids: Sequence[str]) -> PrototypeTable:
     """Join the rows of each patient's cases: voxels add up, features are averaged over all of them.
 
-    A case with a value that is not finite shows nothing, so that it cannot stop a release that others are in.
+    A patient's row is computed from its own cases alone, to the last bit: operations on single numbers in binary64,
+    each rounded once, whoever else is there. A case with a value that is not finite shows nothing, so that it cannot
+    stop a release that others are in.
 
     Args:
         table: One row per case.
         ids: The patient of each row.
     """
     table = _finite(table)
-    order = {patient: row for row, patient in enumerate(dict.fromkeys(ids))}
-    if len(order) == len(ids):
-        return table
-    member = torch.zeros(len(order), len(ids), dtype=table.occupancy.dtype)
-    member[[order[patient] for patient in ids], range(len(ids))] = 1
-    occupancy = member @ table.occupancy
-    share = member.unsqueeze(2) * table.occupancy / occupancy.clamp(min=1).unsqueeze(1)
-    levels = tuple(torch.einsum("pkr,krc->prc", share, level) for level in table.levels)
-    return PrototypeTable(levels=levels, occupancy=occupancy)
+    cases: dict[str, list[int]] = {}
+    for position, patient in enumerate(ids):
+        cases.setdefault(patient, []).append(position)
+    joined = [_row(table, own) for own in cases.values()]
+    return PrototypeTable(
+        levels=tuple(torch.stack(level) for level in zip(*(levels for levels, _ in joined), strict=True)),
+        occupancy=torch.stack([occupancy for _, occupancy in joined]),
+    )
+
+
+def _row(table: PrototypeTable, own: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+    """Return the levels [class, channel] and the occupancy [class] of one patient.
+
+    Args:
+        table: One row per case.
+        own: The patient's rows.
+    """
+    voxels = [table.occupancy[case].double() for case in own]
+    total = _sum(voxels)
+    shares = [torch.where(total > 0, one / total, 0.0).unsqueeze(1) for one in voxels]
+    levels = [
+        _sum([share * level[case].double() for share, case in zip(shares, own, strict=True)]) for level in table.levels
+    ]
+    return [level.float() for level in levels], total.float()
+
+
+def _sum(terms: Sequence[Tensor]) -> Tensor:
+    """Add one after the other: a reduction may choose its order by what else is in the tensor."""
+    total = torch.zeros_like(terms[0])
+    for term in terms:
+        total = total + term
+    return total
 
 
 def _finite(table: PrototypeTable) -> PrototypeTable:

@@ -70,6 +70,11 @@ class PrivateLearner(Learner):
         (self.source,) = sources
         self.settings, self.randomness = settings, randomness
 
+    @property
+    def samples(self) -> int:
+        """Training patients, which is the number that is public; how many cases each has is not."""
+        return self.patients
+
     def train(
         self,
         weights: Weights,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedmepd.cli.execution import execute, going_on
-from fedmepd.cli.private_hooks import NONE
 from fedmepd.cli.summary import print_summary, summary_rows
 from fedmepd.errors import ConfigError, RunError
 
@@ -53,6 +52,7 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Run the command."""
+    from fedmepd.cli.private_hooks import NONE
     from fedmepd.runs import RunFolder
 
     run = RunFolder(out)
@@ -76,6 +76,8 @@ def simulate(
 
 def _print_privacy(statement: str, *, methods: int) -> None:
     """Print what was spent, a member a line."""
+    from fedmepd.cli.private_hooks import NONE
+
     if statement == NONE:
         return
     typer.echo("Privacy of training patients" + (", per method:" if methods > 1 else ":"))

@@ -3,6 +3,10 @@
 The institutions of the FedMEPD paper ship as data (`fedmepd/splits/*.toml`). The split into parts is by patient,
 depends on the ids and the seed alone (not on order, paths or other patients' number of cases), and gives every part
 that is asked for at least one patient.
+
+Who trains depends on who else is in the cohort, since parts have fixed shares: one patient more puts at most three in
+or out of training, itself included. Differential privacy protects patients in training with the division held fixed
+(SPEC 14.1).
 """
 
 from __future__ import annotations

@@ -122,6 +122,31 @@ def test_cases_of_a_patient_are_one_row_that_weighs_them_by_voxels():
     assert joined.levels[0].flatten().tolist() == [3.25, 0.0]
 
 
+@pytest.mark.parametrize("patients", [5, 60])
+def test_a_row_is_the_same_to_the_last_bit_whoever_else_is_there(patients):
+    generator = torch.Generator().manual_seed(5)
+    ids = [f"p{patient}" for patient in range(patients) for _ in range(1 + patient % 4)]
+    levels = tuple(torch.randn(len(ids), 4, channels, generator=generator) for channels in (16, 128))
+    voxels = torch.randint(1, 5000, (len(ids), 4), generator=generator).float()
+    everybody = one_row_per_patient(PrototypeTable(levels=levels, occupancy=voxels), ids)
+    for position, patient in enumerate(dict.fromkeys(ids)):
+        own = [row for row, name in enumerate(ids) if name == patient]
+        table = PrototypeTable(levels=tuple(level[own] for level in levels), occupancy=voxels[own])
+        alone = one_row_per_patient(table, [patient] * len(own))
+        assert torch.equal(everybody.occupancy[position], alone.occupancy[0])
+        for full, one in zip(everybody.levels, alone.levels, strict=True):
+            assert torch.equal(full[position], one[0])
+
+
+def test_a_patient_of_one_case_keeps_its_row_among_patients_of_several():
+    generator = torch.Generator().manual_seed(6)
+    level = torch.randn(3, 2, 8, generator=generator)
+    occupancy = torch.tensor([[3.0, 0.25], [7.0, 5.0], [9.0, 2.0]])
+    joined = one_row_per_patient(PrototypeTable(levels=(level,), occupancy=occupancy), ["ann", "bob", "bob"])
+    assert torch.equal(joined.levels[0][0], level[0])
+    assert torch.equal(joined.occupancy[0], occupancy[0])
+
+
 def test_a_case_that_is_not_finite_shows_nothing(weights):
     mechanism = Mechanism()
     maker(mechanism, cases=[case("ann"), case("bob", scale=float("inf"))])(weights, None, 0)

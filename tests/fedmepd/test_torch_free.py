@@ -29,3 +29,9 @@ def test_importing_them_loads_neither_torch_nor_monai(packages):
     code = f"import sys, {', '.join(packages)}; print(sorted({{'torch', 'monai'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_command_line_loads_what_a_command_needs_when_it_runs():
+    code = "import sys, fedmepd.cli.main as m; print(sorted({'torch', 'monai', 'pydantic'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

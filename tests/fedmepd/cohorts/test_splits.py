@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedmepd.cohorts import Case, Volume, institution_split_names, load_institution_split, load_layout, split_cases
@@ -88,6 +88,24 @@ def test_parts_are_disjoint_by_patient_whole_and_never_empty(patients, scans, se
     assert bool(split.test) == (test > 0)
     random.Random(1).shuffle(cases)
     assert split == split_cases(cases, seed=seed, validate=validate, test=test)
+
+
+@given(
+    patients=st.integers(4, 60),
+    who=st.integers(0, 59),
+    seed=st.integers(0, 5),
+    validate=st.sampled_from([0, 0.05, 0.15, 0.45]),
+    test=st.sampled_from([0, 0.05, 0.15, 0.5]),
+)
+@example(patients=30, who=0, seed=0, validate=0.05, test=0.05)  # both parts grow by the patient: three change
+def test_one_patient_more_puts_at_most_three_in_or_out_of_training(patients, who, seed, validate, test):
+    cases = [case(f"p{n}") for n in range(patients)]
+    fewer = [one for one in cases if one.patient_id != f"p{who % patients}"]
+    trained = [
+        {one.patient_id for one in split_cases(some, seed=seed, validate=validate, test=test).train}
+        for some in (cases, fewer)
+    ]
+    assert len(trained[0] ^ trained[1]) <= 3
 
 
 def test_seed_changes_who_is_tested():
