@@ -16,7 +16,7 @@ from typing import Literal, Self
 
 import structlog
 
-from security.audit_file import AuditFile
+from security.audit_file import AuditFile, records
 from site_agent.faults import disk
 
 FILE_NAME = "audit.jsonl"
@@ -79,6 +79,16 @@ class AuditLog:
                 outcome=outcome,
                 details={name: _text(str(value)) for name, value in details.items()},
             )
+
+    def has(self, *actions: str) -> bool:
+        """Whether one of some actions was ever put on record; reads the whole log.
+
+        Raises:
+            StorageError: If it cannot be read.
+            AuditError: If it is damaged.
+        """
+        with disk(self.path):
+            return any(record.action in actions for record in records(self.path))
 
     def close(self) -> None:
         """Let another process write."""

@@ -206,7 +206,7 @@ class Gatherer:
         if round_id is None or ref is None or isinstance(task, Finish | Wait):
             return None
         if isinstance(task, Train) and current.listed is not None:
-            self._tools.purse.witness(task.heads, current.listed)
+            self._tools.purse.witness.take(task.heads, current.listed)
         try:
             self._check_task(round_id, ref, task)
             if ref in missing:

@@ -166,7 +166,7 @@ class Hands:
                 pass
 
     async def _tell(self, round_id: RoundId, body: ReportBody) -> None:
-        heads = await asyncio.to_thread(self._tools.purse.heads)
+        heads = await asyncio.to_thread(self._tools.purse.witness.heads)
         async with self._writing:
             request = await asyncio.to_thread(self._tools.ledger.prepare, round_id, body, heads)
         await self._send(request)

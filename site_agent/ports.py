@@ -81,3 +81,6 @@ class Notes(Protocol):
 
     def note(self, action: str, subject: str, outcome: Outcome, /, **details: str | float) -> None:
         """Put down what happened, durably."""
+
+    def has(self, *actions: str) -> bool:
+        """Whether one of these was ever put down."""

@@ -3,13 +3,12 @@
 Guarantees: a private round's debit and its release are in the ledger before the coordinator hears of the round; once
 somebody has shown more of our ledger than there is, nothing private is released until a person has seen to it. It adds
 no noise and computes no epsilon: `site_agent.charges` has the trainer do that. What a person must know of goes into the
-audit log, once, and loudly into the program's.
+audit log, once, and loudly into the program's. A ledger that the audit log knows of is not begun again.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,22 +16,20 @@ from typing import Self
 
 import structlog
 
-from protos.terms import DeclineCause, LedgerHead, RoundId
-from security.errors import BudgetError, ForkError, LedgerError, PrivacyError, RolledBackError
+from protos.terms import DeclineCause, RoundId
+from security.errors import BudgetError, LedgerError, PrivacyError, RolledBackError
 from security.folders import LoadedIdentity
-from security.identity import Identity, Role
-from security.membership import MembershipList
-from security.privacy.heads import Head, verify_head
 from security.privacy.ledger import Ledger
 from security.privacy.terms import Budget, Claim, Event
 from site_agent.errors import RefusalError
 from site_agent.ports import Notes
+from site_agent.witnessing import Witness
 
 FILE = Path("privacy") / "ledger.jsonl"
 CLAUSE = "SPEC 13.7"
 MECHANISM = "training"
 _UNPROTECTED = "the run trains this site without noise and releases its updates"
-_MOST_TOLD = 100  # what somebody goes on making up is not worth a record each
+_BEGUN, _DEBIT = "privacy.begun", "privacy.debit"
 _log = structlog.get_logger("site_agent.purse")
 
 
@@ -41,16 +38,12 @@ class Purse:
 
     Args:
         ledger: Of this site, open.
+        witness: What others show of it, and of theirs.
         notes: The audit log.
     """
 
-    def __init__(self, ledger: Ledger, notes: Notes) -> None:
-        self.ledger, self.notes = ledger, notes
-        self._consortium = Identity.parse(ledger.head().owner).consortium
-        self._set_back = ""
-        self._heard: Sequence[LedgerHead] = ()
-        self._told: set[str] = set()
-        self._one = threading.Lock()
+    def __init__(self, ledger: Ledger, witness: Witness, notes: Notes) -> None:
+        self.ledger, self.witness, self.notes = ledger, witness, notes
 
     @classmethod
     def open(
@@ -61,18 +54,25 @@ class Purse:
         Raises:
             LedgerError: If it is damaged, gone, another's, or cannot be written: the agent does not start.
         """
+        path = data / FILE
+        begins = _begins(path, notes)
         ledger = Ledger.open(
-            data / FILE, loaded.identity, loaded.identity_key, clock=lambda: datetime.fromtimestamp(clock(), UTC)
+            path, loaded.identity, loaded.identity_key, clock=lambda: datetime.fromtimestamp(clock(), UTC)
         )
         try:
+            if begins:
+                _log.warning("a new ledger of privacy budgets was begun: nothing is known to be spent", file=str(path))
+                notes.note(_BEGUN, FILE.name, "accepted", hash=ledger.head().hash)
             if ledger.cut_bytes:
                 _log.warning("an unfinished ledger entry was cut off", bytes=ledger.cut_bytes)
                 notes.note("privacy.repaired", FILE.name, "accepted", cut_bytes=ledger.cut_bytes)
-            ledger.set_budget(budget)
+            witness = Witness(ledger, path.parent, notes)
+            if witness.set_back is None:  # entries after an older copy would be a fork
+                ledger.set_budget(budget)
         except BaseException:
             ledger.close()
             raise
-        return cls(ledger, notes)
+        return cls(ledger, witness, notes)
 
     def close(self) -> None:
         """Let another process write."""
@@ -81,17 +81,24 @@ class Purse:
     # -- paying -----------------------------------------------------------------------------------------------------
 
     def check_whole(self) -> None:
-        """Check that nobody has seen more of our ledger than there is.
+        """Check that nobody has seen more of our ledger than there is, and that we would be told if somebody had.
 
         Raises:
-            RefusalError: If somebody has: how much was spent is not known here.
+            RefusalError: If somebody has: how much was spent is not known here; or the coordinator fell silent.
         """
-        if self._set_back:
+        if self.witness.silent:
+            raise RefusalError(
+                "the coordinator showed its privacy ledger before and no longer does: nothing private is released",
+                cause=DeclineCause.POLICY,
+                clause=CLAUSE,
+                remedy="ask its operators: without it nobody tells this site that a backup was put back",
+            )
+        if (set_back := self.witness.set_back) is not None:
             raise RefusalError(
                 "this site's privacy ledger lacks entries that others have seen: nothing private is released",
                 cause=DeclineCause.POLICY,
                 clause=CLAUSE,
-                remedy=self._set_back,
+                remedy=set_back,
             )
 
     def position(self) -> tuple[str, tuple[Event, ...]]:
@@ -125,7 +132,7 @@ class Purse:
             debit = self.ledger.debit(claim, spent=spent, after=after)
         _log.info("privacy spent", run=claim.run, round=claim.round_number, epsilon=round(debit.spent, 4))
         self.notes.note(
-            "privacy.debit",
+            _DEBIT,
             f"{claim.run}/{claim.round_number}",
             "accepted",
             key=claim.key,
@@ -152,13 +159,13 @@ class Purse:
             self.notes.note("privacy.release", str(round_id), "accepted", key=key, sha256=sha256)
 
     def use_unprotected(self, run: str) -> None:
-        """Write down that a run uses the patients without a guarantee, where a budget is or was kept.
+        """Write down that a run uses the patients without a guarantee, where a budget was ever kept.
 
         Raises:
             RefusalError: If the ledger cannot be written.
         """
         ledger = self.ledger
-        if ledger.budget is None and not ledger.debits:
+        if not ledger.ever_used:
             return
         before = ledger.head().sequence
         with _refusing():
@@ -166,82 +173,6 @@ class Purse:
         if ledger.head().sequence != before:
             _log.warning("a run without noise: this site's total is unbounded from now on", run=run)
             self.notes.note("privacy.unaccounted", run, "accepted", mechanism=MECHANISM)
-
-    # -- heads ------------------------------------------------------------------------------------------------------
-
-    def heads(self) -> tuple[LedgerHead, ...]:
-        """Return what a report tells of ledgers (PROTOCOL 5.15): our head, and the coordinator's as noted here."""
-        return tuple(_told(head) for head in (self.ledger.head(), *self._coordinators()))
-
-    def witness(self, heads: Sequence[LedgerHead], listed: MembershipList) -> None:
-        """Note what the coordinator says of ledgers (PROTOCOL 4.16), and compare what it says of ours.
-
-        Whatever is wrong is told to the site's people; of others' ledgers it changes nothing else.
-        """
-        with self._one:
-            if heads == self._heard:
-                return
-            us = self.ledger.head().owner
-            good = [head for said in heads if (head := self._verified(said, listed)) is not None]
-            ours = self._note([head for head in good if head.owner == us])
-            if self._note([head for head in good if head.owner != us]) and ours:
-                self._heard = heads
-
-    def _verified(self, said: LedgerHead, listed: MembershipList) -> Head | None:
-        """Return a head that its owner signed, if it is one that is noted: ours, a listed site's, the coordinator's."""
-        head = Head(owner=said.owner, key=said.key, sequence=said.sequence, hash=said.hash, signature=said.signature)
-        try:
-            verify_head(head, self._consortium)
-            if said.owner == self.ledger.head().owner or self._is_noted(head, listed):
-                return head
-        except LedgerError as error:
-            self._tell(error, said.owner)
-        return None
-
-    def _is_noted(self, head: Head, listed: MembershipList) -> bool:
-        """Whether another's head is to be noted: whoever makes up owners must not fill the disk.
-
-        Raises:
-            ForkError: If it speaks for somebody else.
-        """
-        owner = Identity.parse(head.owner)
-        if owner.role is Role.COORDINATOR:
-            if any(known.owner != head.owner for known in self._coordinators()):
-                raise ForkError(f"{head.owner} shows a ledger, and another coordinator did before", owner=head.owner)
-            return True
-        key = next((one.identity_key for one in listed.members if one.site == owner.id), None)
-        if owner.role is not Role.SITE or key is None:
-            return False
-        if key != head.key:
-            problem = f"the head of {head.owner} is not signed with its key in the membership list"
-            raise ForkError(problem, owner=head.owner)
-        return True
-
-    def _coordinators(self) -> tuple[Head, ...]:
-        known = self.ledger.witnessed
-        return tuple(head for head in known if Identity.parse(head.owner).role is Role.COORDINATOR)
-
-    def _note(self, heads: Sequence[Head]) -> bool:
-        """Put heads into the ledger; False if they are to be tried again."""
-        try:
-            self.ledger.witness(heads)
-        except RolledBackError as error:
-            self._set_back = str(error)
-            self._tell(error, FILE.name)
-        except ForkError as error:
-            self._tell(error, error.owner)
-        except LedgerError as error:  # the disk, or the clock; nothing can be debited either
-            _log.error("the heads of ledgers cannot be noted", problem=str(error))
-            return False
-        return True
-
-    def _tell(self, error: LedgerError, subject: str) -> None:
-        """Tell the site's people that ledgers do not agree, once of each fault."""
-        problem = str(error)
-        if problem not in self._told and len(self._told) < _MOST_TOLD:
-            self._told.add(problem)
-            _log.error("ledgers of privacy budgets do not agree", problem=problem)
-            self.notes.note("privacy.fork", subject, "failed", problem=problem)
 
 
 @contextmanager
@@ -262,5 +193,18 @@ def _refusing() -> Iterator[None]:
         ) from error
 
 
-def _told(head: Head) -> LedgerHead:
-    return LedgerHead(owner=head.owner, key=head.key, sequence=head.sequence, hash=head.hash, signature=head.signature)
+def _begins(path: Path, notes: Notes) -> bool:
+    """Whether a ledger is to be begun.
+
+    Raises:
+        LedgerError: If there was one, by the audit log.
+    """
+    if path.exists():
+        return False
+    if notes.has(_BEGUN, _DEBIT):
+        raise LedgerError(
+            f"there is no {path}, and the audit log tells of a privacy ledger here: what was spent is not known",
+            remedy="put the newest copy of the whole folder back. If it is lost, nobody can say what may still be "
+            "spent: enrol anew, under another id and with an empty agent.data, with a budget that allows for it",
+        )
+    return True

@@ -45,6 +45,9 @@ class Noted:
     def note(self, action, subject, outcome, /, **details):
         self.records.append((action, subject, outcome, details))
 
+    def has(self, *actions):
+        return any(record[0] in actions for record in self.records)
+
     def of(self, action):
         return [record for record in self.records if record[0] == action]
 

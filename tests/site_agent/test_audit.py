@@ -30,6 +30,14 @@ def opened(folder):
     return AuditLog(folder, ACTOR, lambda: NOW)
 
 
+def test_a_log_says_whether_something_was_ever_put_down(folder):
+    with opened(folder) as log:
+        assert log.has("privacy.begun", "site.enrolled")
+        assert not log.has("privacy.begun", "privacy.debit")
+        log.note("privacy.begun", "ledger", "accepted")
+        assert log.has("privacy.begun")
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A log of three records."""
@@ -276,7 +284,7 @@ def test_the_log_of_an_agent_that_runs_can_be_verified(tmp_path):
                 with pytest.raises(AuditError, match="another process writes"):
                     AuditLog(world.data, ACTOR)
                 code, out, _ = await command("audit", "verify", "--config", file)
-            assert (code, "1 records are whole" in out) == (0, True)
+            assert (code, "2 records are whole" in out) == (0, True)
         finally:
             process.terminate()
             await process.communicate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,15 +14,17 @@ from fedmepd.plan import parse_plan
 from fedmepd.runspec import make_spec
 from protos.terms import DeclineCause, Declined, LedgerHead, Prepared, RoundId, Submitted, Train, Trained
 from security import keys
+from security.errors import LedgerError
 from security.identity import Identity, Role
 from security.privacy.heads import head_message
 from site_agent.errors import RefusalError
 from site_agent.policy_file import Policy
-from site_agent.purse import FILE
+from site_agent.purse import FILE, Purse
+from site_agent.witnessing import STOPPED
 from site_agent.workspace import Workspace
 from tests.federation.hospital import MODALITIES
-from tests.site_agent.agent_at_hand import IdleTrainer, build_agent, close_ledgers, until_true
-from tests.site_agent.test_driver import LAYOUT, LISTED, ROUND, Script, tools_of
+from tests.site_agent.agent_at_hand import IdleTrainer, Noted, build_agent, close_ledgers, until_true
+from tests.site_agent.test_driver import LAYOUT, LISTED, ROUND, Script, loaded_of, tools_of
 from tests.site_agent.test_transfers import ref_of
 
 LIMIT_S = 20
@@ -473,6 +476,31 @@ def test_where_a_budget_is_kept_a_run_without_noise_is_declined_unless_the_polic
     assert site.kinds == ["opened", "budget"]
 
 
+def test_where_a_budget_was_kept_before_a_run_without_noise_is_noted_too(tmp_path):
+    """Taking the budget out of the policy for one run hides nothing."""
+    site = Hospital(tmp_path, sites=None)
+    site.play(until=[])
+    site.policy = policy_of(epsilon=None)
+    site.play(site.train(), until=[site.has(Trained)])
+    assert site.kinds == ["opened", "budget", "budget", "unaccounted"]
+
+
+def test_a_ledger_that_the_audit_log_knows_of_is_not_begun_again(tmp_path):
+    notes, loaded = Noted(), loaded_of(tmp_path)
+
+    def opened():
+        return Purse.open(tmp_path, loaded, notes, budget=None, clock=lambda: 0.0)
+
+    opened().close()
+    opened().close()
+    assert [note[1] for note in notes.of("privacy.begun")] == [FILE.name]
+    shutil.rmtree(tmp_path / FILE.parent)
+    with pytest.raises(LedgerError, match=r"the audit log tells of a privacy ledger") as caught:
+        opened()
+    assert "put the newest copy of the whole folder back" in caught.value.remedy
+    assert not (tmp_path / FILE).exists()
+
+
 def test_without_a_budget_a_run_without_noise_leaves_the_ledger_alone(tmp_path):
     site = Hospital(tmp_path, policy_of(epsilon=None), sites=None)
     site.play(site.train(), until=[site.has(Trained)])
@@ -512,7 +540,6 @@ def test_the_same_heads_are_noted_once(tmp_path):
     ("later", "words"),
     [
         (PEER.head(5, "b"), "two entries 5"),
-        (PEER.head(4), "shortened or restored"),
         (Party(Role.SITE, "b").head(6), "membership list"),
         (Party(Role.COORDINATOR, "other").head(6), "another coordinator"),
         (replace(PEER.head(6), signature=bytes(64)), "not what it should be"),
@@ -526,6 +553,45 @@ def test_a_peer_that_contradicts_itself_is_told_to_the_sites_people_and_the_roun
     (note,) = site.notes.of("privacy.fork")
     assert words in note[3]["problem"]
     assert {head.owner: head.sequence for head in site.ledger.witnessed} == {PEER.owner: 5, COORDINATOR.owner: 2}
+
+
+def test_an_older_head_that_is_passed_on_is_no_fork_and_the_coordinators_own_is_an_alarm(tmp_path):
+    site = Hospital(tmp_path)
+    first = site.train(heads=[PEER.head(5), COORDINATOR.head(3)])
+    second = site.train(SECOND, b"2", [PEER.head(4), COORDINATOR.head(2)])
+    site.play(first, second, until=[site.has(Trained), site.has(Trained, 2)])
+    (note,) = site.notes.of("privacy.fork")
+    assert note[1] == COORDINATOR.owner
+    assert "shortened or restored" in note[3]["problem"]
+    assert {head.owner: head.sequence for head in site.ledger.witnessed} == {PEER.owner: 5, COORDINATOR.owner: 3}
+
+
+def test_of_many_coordinators_in_one_message_none_is_noted(tmp_path):
+    site = Hospital(tmp_path)
+    made_up = [Party(Role.COORDINATOR, f"x{number}").head(1) for number in range(40)]
+    second = site.train(SECOND, b"2", [COORDINATOR.head(5)])
+    site.play(
+        site.train(heads=[*made_up, COORDINATOR.head(4)]), second, until=[site.has(Trained), site.has(Trained, 2)]
+    )
+    assert [head.owner for head in site.ledger.witnessed] == [COORDINATOR.owner]
+    assert [len(report.heads) for report in site.script.heard if report.heads][-1] == 2
+
+
+def test_what_is_made_up_of_others_hides_no_fork_of_a_listed_site(tmp_path):
+    site = Hospital(tmp_path)
+    made_up = [replace(Party(Role.SITE, f"x{number}").head(1), signature=bytes(64)) for number in range(150)]
+    second = site.train(SECOND, b"2", [PEER.head(9, "b")])
+    site.play(site.train(heads=[*made_up, PEER.head(9)]), second, until=[site.has(Trained), site.has(Trained, 2)])
+    assert [note[1] for note in site.notes.of("privacy.fork")].count(PEER.owner) == 1
+    assert len(site.notes.of("privacy.fork")) < 50
+
+
+def test_a_coordinator_that_no_longer_shows_its_ledger_gets_nothing_private(tmp_path):
+    site = Hospital(tmp_path)
+    first, second = site.train(heads=[COORDINATOR.head(7)]), site.train(SECOND, b"2", [PEER.head(1)])
+    site.play(first, second, until=[site.has(Trained), site.has(Declined)])
+    assert "no longer does: nothing private is released" in site.declined.problem
+    assert len(site.ledger.debits) == 1
 
 
 def test_heads_of_owners_that_nobody_knows_are_not_kept(tmp_path):
@@ -575,6 +641,22 @@ def test_a_ledger_that_was_set_back_releases_nothing_any_more(tmp_path):
     assert "put the newest copy back" in note[3]["problem"]
     assert site.notes.of("round.declined")[0][3]["clause"] == "SPEC 13.7"
     assert site.kinds == ["opened", "budget"]
+
+
+def test_a_ledger_that_was_set_back_stays_so_after_a_restart_until_a_person_removes_the_note(tmp_path):
+    site = Hospital(tmp_path)
+    site.play(site.train(), until=[site.has(Trained)])
+    whole = (tmp_path / FILE).read_bytes()
+    told = _set_back(site)
+    site.play(site.train(SECOND, b"2", [told]), until=[site.has(Declined)])
+    site.policy = policy_of(epsilon=9.0)
+    site.play(site.train(replace(SECOND, attempt=2), b"2"), until=[site.has(Declined, 2)])
+    assert "lacks entries that others have seen" in site.declined.problem
+    assert site.kinds == ["opened", "budget"], "nothing is written after an older copy"
+    close_ledgers()
+    (tmp_path / FILE).write_bytes(whole)
+    (tmp_path / FILE).with_name(STOPPED).unlink()
+    site.play(site.train(replace(SECOND, attempt=3), b"2"), until=[site.has(Trained, 2)])
 
 
 def test_what_was_trained_before_the_ledger_was_found_to_be_set_back_does_not_leave_either(tmp_path):

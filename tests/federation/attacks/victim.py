@@ -118,6 +118,9 @@ class Audited:
     def note(self, *arguments, **details):
         self.log.note(*arguments, **details)
 
+    def has(self, *actions):
+        return self.log.has(*actions)
+
 
 class Victim(Hospital):
     """Site a under attack.
