@@ -30,7 +30,8 @@ class Finding:
 
     Attributes:
         source: The file, or where else the entries came from.
-        recomputed: Epsilon by an independent accountant at the budget's delta; None if it was not computed.
+        recomputed: Epsilon by an independent accountant, at the delta at which it was stated; None if it was not
+            computed.
         seen: What others noted of this ledger, newest last.
         warnings: What a person should know; nothing that makes the ledger wrong.
     """
@@ -189,6 +190,8 @@ class OwnerReport:
         changes: All settings of the budget.
         spent: Epsilon of all debits, as the owner stated it with the last one.
         spent_delta: Delta at which it was stated; None if nothing was spent.
+        restated: If the budget's delta was changed since: epsilon of all debits at it, by an accountant; None if it was
+            not changed, or not computed.
         uses: Per mechanism.
         releases: What left or was about to leave, in the order of the debits.
         unaccounted: Uses without a guarantee.
@@ -207,6 +210,7 @@ class OwnerReport:
     changes: tuple[BudgetChange, ...]
     spent: float
     spent_delta: float | None
+    restated: float | None
     uses: tuple[Use, ...]
     releases: tuple[Releases, ...]
     unaccounted: tuple[Unaccounted, ...]
@@ -221,9 +225,10 @@ class OwnerReport:
         conditional = [words.mechanism(use.mechanism).title for use in self.uses if use.conditional]
         if conditional:
             found.append(f"{' and '.join(conditional)}: {words.CONDITIONAL}")
-        if self.budget is None:
+        found.extend(words.gap(first, last) for first, last in self.gaps)
+        if not self.changes:
             found.append(words.NO_BUDGET)
-        if math.isinf(self.spent):
+        if math.inf in (self.spent, self.restated):
             found.append("no accountant gives a finite figure for what was released")
         return tuple(found)
 
@@ -234,8 +239,21 @@ class OwnerReport:
 
     @property
     def left(self) -> float | None:
-        """What is left of the budget; None without one."""
-        return None if self.budget is None else max(0.0, self.budget.epsilon - self.spent)
+        """What is left of the budget; None without one, or if it is not known at its delta."""
+        if self.budget is None or self.figure is None:
+            return None
+        return max(0.0, self.budget.epsilon - self.figure)
+
+    @property
+    def figure(self) -> float | None:
+        """Epsilon of all debits at the delta of the budget, if one is in force; None if that is not known."""
+        return self.restated if self.stale else self.spent
+
+    @property
+    def gaps(self) -> tuple[tuple[datetime, datetime | None], ...]:
+        """From when to when no budget was in force, once there had been one; the last may not have ended."""
+        ends = [*(change.at for change in self.changes[1:]), None]
+        return tuple((one.at, end) for one, end in zip(self.changes, ends, strict=False) if one.new is None)
 
     @property
     def stale(self) -> bool:

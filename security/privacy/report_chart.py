@@ -77,7 +77,7 @@ def chart(owner: OwnerReport) -> Chart | None:
             Tick(at=LEFT, label=f"{owner.opened.astimezone(UTC):%Y-%m-%d}", anchor="start"),
             Tick(at=scale.end, label=f"{owner.newest.astimezone(UTC):%Y-%m-%d}"),
         ),
-        label=f"epsilon spent over time: {owner.spent:.2f} at the end",
+        label=f"epsilon spent over time, as stated with each release: {owner.spent:.2f} at the end",
     )
 
 

@@ -145,6 +145,7 @@ class _Reading:
             changes=tuple(self._changes),
             spent=self._spent,
             spent_delta=self._spent_delta,
+            restated=self._restated(accountant),
             uses=self._uses(accountant),
             releases=tuple(one.row(self._released) for one in self._series),
             unaccounted=tuple(self._unaccounted),
@@ -182,6 +183,11 @@ class _Reading:
     def _mark(self, at: datetime) -> None:
         budget = None if self._budget is None else self._budget.epsilon
         self._points.append(Point(at=at, spent=self._spent, budget=budget))
+
+    def _restated(self, accountant: Accountant | None) -> float | None:
+        if accountant is None or self._budget is None or self._spent_delta in (None, self._budget.delta):
+            return None
+        return accountant([_event(one) for one in self._series], self._budget.delta)
 
     def _uses(self, accountant: Accountant | None) -> tuple[Use, ...]:
         names = sorted({one.claim.mechanism for one in self._series})

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from security.identity import Identity, Role
 from security.privacy import report_words as words
 from security.privacy.report import UNBOUNDED, OwnerReport, Releases, Report, Use
+from security.privacy.report_words import when
 from security.privacy.terms import Budget
 
 _SHORT_HASH = 12
@@ -57,11 +58,6 @@ def sentence(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def when(at: datetime) -> str:
-    """Return a time in UTC, to the minute."""
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
-
-
 def period(first: datetime, last: datetime) -> str:
     """Return a period in days, or one time."""
     if when(first) == when(last):
@@ -87,8 +83,20 @@ def budget_words(budget: Budget | None) -> str:
 
 
 def total(owner: OwnerReport) -> str:
-    """Return the owner's total: `unbounded` or a figure."""
-    return UNBOUNDED if owner.unbounded else upward(owner.spent)
+    """Return the owner's total: `unbounded`, a figure at the budget's delta, or that it is not known."""
+    return UNBOUNDED if owner.unbounded else figure(owner)
+
+
+def figure(owner: OwnerReport) -> str:
+    """Return what was spent, at the budget's delta."""
+    return words.NOT_KNOWN if owner.figure is None else upward(owner.figure)
+
+
+def remaining(owner: OwnerReport) -> str:
+    """Return what is left of the budget, at its delta."""
+    if owner.budget is None:
+        return "-"
+    return words.NOT_KNOWN if owner.left is None else downward(owner.left)
 
 
 def summary(report: Report) -> Table:
@@ -102,7 +110,7 @@ def summary(report: Report) -> Table:
                 total(one),
                 spent(one),
                 budget_words(one.budget),
-                "-" if one.left is None else downward(one.left),
+                remaining(one),
                 str(sum(use.released for use in one.uses)),
                 f"{one.entries:,}",
             )
@@ -115,7 +123,7 @@ def summary(report: Report) -> Table:
 def spent(owner: OwnerReport) -> str:
     """Return what was spent under the ledger; marked if it is conditional."""
     conditional = any(use.conditional for use in owner.uses)
-    return f"{upward(owner.spent)}{' (conditional)' if conditional else ''}"
+    return f"{figure(owner)}{' (conditional)' if conditional else ''}"
 
 
 def uses(owner: OwnerReport) -> Table:
@@ -255,7 +263,10 @@ def remarks(report: Report, owner: OwnerReport) -> tuple[str, ...]:
     if owner.budget_since is not None:
         found.append(f"No budget was in force until {when(owner.budget_since)}; what was used before is not recorded")
     if owner.stale and owner.spent_delta is not None:
-        found.append(f"Epsilon was stated at delta {small(owner.spent_delta)}; the budget's was changed afterwards")
+        found.append(
+            f"Epsilon {upward(owner.spent)} was stated at delta {small(owner.spent_delta)}; the budget's was changed "
+            f"afterwards, and at it epsilon is {figure(owner)}"
+        )
     if owner.unused:
         found.append(f"Debits without a release, which count as spent: {owner.unused}")
     if owner.finding.recomputed is not None:

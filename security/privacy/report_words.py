@@ -8,23 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
-RELATION = "one patient more or less"
+RELATION = "one training patient more or less"
 NEIGHBOURS = (
-    "Two data sets are neighbours if one holds one patient more than the other, with all images, labels and crops of "
-    "that patient. How many patients there are is taken to be public."
+    "Two sets of training patients are neighbours if one holds one patient more than the other, with all images, "
+    "labels and crops of that patient, while who validates and who tests is held fixed. How many patients train is "
+    "taken to be public."
 )
 MEANING = (
-    "Epsilon and delta bound what anybody learns about one patient from everything that was released, whatever else "
-    "they know and however they compute: no outcome is more than e^epsilon times as likely with that patient in the "
-    "data as without, but for a probability of delta. They say nothing of what was not released through this ledger: "
-    "scores on validation and test patients are not noised, and how long a round takes is not hidden."
+    "Epsilon and delta bound what anybody learns about one training patient from everything that was released, "
+    "whatever else they know and however they compute: no outcome is more than e^epsilon times as likely with that "
+    "patient in training as without, but for a probability of delta. They answer whether a patient trained, not quite "
+    "whether a patient is in the hospital: where parts of the cohort are drawn to validate and test, one patient more "
+    "can put up to three in or out of training, and for that question epsilon counts three times, and delta more than "
+    "that. They say nothing of what was not released through this ledger: scores on validation and test patients are "
+    "not noised, how long a round takes is not hidden, and neither is that a hospital declines because a patient "
+    "cannot be used."
 )
 CONDITIONAL = (
     "the figure is conditional on the weights with which the features were computed: these weights were trained on "
     "the same patients without a guarantee and were released too"
 )
 NO_BUDGET = "no budget is in force, and what is used without one need not be recorded"
+NOT_KNOWN = "not known"
 SINGLE_EXPORT = (
     "One export alone does not show that its end was cut off, that there is a second ledger, or that a backup was "
     "restored. Exports of the other parties do: each notes the newest entry of the others. Verify several together."
@@ -73,6 +80,18 @@ MECHANISMS: Mapping[str, Mechanism] = {
         ),
     ),
 }
+
+
+def when(at: datetime) -> str:
+    """Return a time in UTC, to the minute."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
+def gap(first: datetime, last: datetime | None) -> str:
+    """Return what follows from a time without a budget, after there had been one."""
+    if last is None:
+        return f"no budget is in force since {when(first)}, and what is used without one need not be recorded"
+    return f"no budget was in force from {when(first)} to {when(last)}, and what was used then need not be recorded"
 
 
 def mechanism(name: str) -> Mechanism:

@@ -129,10 +129,51 @@ def test_a_budget_that_came_late_and_a_changed_delta_are_said(tmp_path) -> None:
     )
     assert made.budget_since == BEGAN + timedelta(hours=1)
     assert (made.stale, made.left) == (True, 0.0)
+    assert report_rows.total(made) == report_rows.upward(account([anchors(0).event], 1e-6)) == "3.10"
     assert [change.new.epsilon for change in made.changes] == [8.0, 8.0, 1.0]
     said = " ".join(report_rows.remarks(Report(made=MADE, software="", consortium="", owners=(made,)), made))
     assert "No budget was in force until 2030-03-04 09:00" in said
-    assert "stated at delta 1e-5" in said
+    assert (
+        "Epsilon 2.76 was stated at delta 1e-5; the budget's was changed afterwards, and at it epsilon is 3.10" in said
+    )
+
+
+def test_without_an_accountant_nothing_is_known_at_a_delta_that_was_changed(tmp_path) -> None:
+    clock = Clock()
+    with opened(tmp_path, "coordinator", clock) as ledger:
+        for step in (set_budget(), debit(anchors(0, conditional=False), 2.76), set_budget(8.0, 1e-6)):
+            step(ledger, clock)
+        made = owner_report(ledger.entries(), Finding(source="ledger.jsonl"))
+    assert (made.figure, made.left, report_rows.total(made), report_rows.spent(made)) == (
+        None,
+        None,
+        "not known",
+        "not known",
+    )
+    report = Report(made=MADE, software="", consortium="", owners=(made,))
+    assert report_rows.summary(report).rows[0][1:5] == (
+        "not known",
+        "not known",
+        "epsilon 8 at delta 1e-6",
+        "not known",
+    )
+    assert "and at it epsilon is not known" in render(report)
+
+
+def test_a_time_without_a_budget_after_the_first_makes_the_total_unbounded(tmp_path) -> None:
+    withdrawn = lambda ledger, _: ledger.set_budget(None)  # noqa: E731
+    made = played(tmp_path, set_budget(), debit(anchors(0, conditional=False), 2.76), withdrawn, set_budget())
+    hour = timedelta(hours=1)
+    assert made.gaps == ((BEGAN + 3 * hour, BEGAN + 4 * hour),)
+    assert made.reasons == (
+        "no budget was in force from 2030-03-04 11:00 to 2030-03-04 12:00, and what was used then need not be recorded",
+    )
+    assert (report_rows.total(made), report_rows.spent(made)) == ("unbounded", "2.76")
+    still = played(tmp_path / "other", set_budget(), withdrawn, set_budget(4.0), withdrawn)
+    assert [reason[:47] for reason in still.reasons] == [
+        "no budget was in force from 2030-03-04 10:00 to",
+        "no budget is in force since 2030-03-04 12:00, a",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -328,7 +369,10 @@ def test_the_page_says_relation_assumptions_recipients_and_what_one_export_does_
     page = " ".join(render(report_of(*paths)).split())
     for words in (
         "one holds one patient more than the other",
-        "How many patients there are is taken to be public",
+        "One training patient more or less.",
+        "while who validates and who tests is held fixed",
+        "How many patients train is taken to be public",
+        "not quite whether a patient is in the hospital",
         "clipped to the L2 norm C",
         "drawn independently with the probability rate",
         "sites hospital-a, hospital-b, hospital-c, hospital-d",
