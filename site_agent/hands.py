@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -247,12 +248,15 @@ class Hands:
         await tools.downloads.fetch(tools.coordinator, ref, self._moves(ActivityKind.DOWNLOADING))
 
     async def _train(self, action: session.DoTrain) -> None:
+        tools = self._tools
         await asyncio.to_thread(self._check_space, 0)
-        self._show(ActivityKind.TRAINING)
+        spec = await asyncio.to_thread(tools.training.spec, action.spec)
+        private = spec.plan.privacy.sites is not None
+        self._trains("", 0, 0, unseen=private)
         space = self.workspace(action.round.run)
         if space.layout() is None:
             await self._note("run.begun", action.round.run, "accepted", specification=action.spec.sha256)
-        await self._tools.training.train(action, space, self._trains)
+        await tools.training.train(action, space, partial(self._trains, unseen=private))
 
     async def _upload(self, action: session.Upload) -> None:
         tools = self._tools
@@ -300,12 +304,17 @@ class Hands:
     def _moves(self, kind: ActivityKind) -> Callable[[int, int], None]:
         return lambda done, total: self._show(kind, done, total)
 
-    def _trains(self, phase: str, done: int, total: int) -> None:
-        self._show(_PHASES.get(phase, ActivityKind.TRAINING), done, total)
+    def _trains(self, phase: str, done: int, total: int, *, unseen: bool) -> None:
+        """Show where a training is; of a private one (`unseen`) only to the site's own people.
 
-    def _show(self, kind: ActivityKind, done: int = 0, total: int = 0) -> None:
+        How far it is at what time would tell how many patients were drawn, which noise does not hide.
+        """
+        kind = ActivityKind.TRAINING if unseen else _PHASES.get(phase, ActivityKind.TRAINING)
+        self._show(kind, done, total, unseen=unseen)
+
+    def _show(self, kind: ActivityKind, done: int = 0, total: int = 0, *, unseen: bool = False) -> None:
         before = self.activity
-        told, of = _told(kind, done, total)
+        told, of = (0, 0) if unseen else _told(kind, done, total)
         self.activity = Activity(kind=kind, round=self._round.id, done=told, total=of)
         now = self._tools.status.now
         now.phase, now.done, now.total = kind.name.lower(), done, total

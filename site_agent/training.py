@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from site_agent.workspace import Ending, Workspace
 
 _log = structlog.get_logger("site_agent.training")
 _MOST_SPEC_BYTES = 4 << 20
+_COARSE_S = 60.0
 
 
 @dataclass(slots=True)
@@ -106,7 +108,7 @@ class Training:
         result = Result(
             key=inputs_key(action.round, action.spec, action.task),
             manifest=manifest,
-            seconds=max(0.0, float(found["seconds"])),
+            seconds=_told_seconds(float(found["seconds"]), private=patients is not None),
             inputs=broadcast.names_of(action.task),
             least_open=await asyncio.to_thread(broadcast.least_open_of, action.task, layout, spec.plan, self.downloads),
             samples=action.task.samples,
@@ -211,3 +213,12 @@ class Training:
         for warning in found.get("warnings") or ():
             _log.warning("the trainer warns", warning=str(warning)[:300])
         _log.info("trained", round=str(action.round), seconds=round(float(found["seconds"]), 1))
+
+
+def _told_seconds(seconds: float, *, private: bool) -> float:
+    """Return what a report says of how long training took: in a private run whole minutes, rounded up.
+
+    Each step takes as long as the patients that were drawn for it, and noise does not hide how many these were. When
+    the report comes still tells it, more coarsely.
+    """
+    return math.ceil(max(0.0, seconds) / _COARSE_S) * _COARSE_S if private else max(0.0, seconds)

@@ -405,7 +405,14 @@ def test_what_matters_to_an_auditor_is_on_record(tmp_path):
         script.say(script.submit())
         await until_true(lambda: tools.notes.of("round.submitted"))
         actions = [record[0] for record in tools.notes.records]
-        assert actions == ["membership.accepted", "round.accepted", "run.begun", "round.trained", "round.submitted"]
+        assert actions == [
+            "privacy.begun",
+            "membership.accepted",
+            "round.accepted",
+            "run.begun",
+            "round.trained",
+            "round.submitted",
+        ]
 
     play(tmp_path, scenario)
 

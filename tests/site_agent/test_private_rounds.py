@@ -12,7 +12,18 @@ import pytest
 
 from fedmepd.plan import parse_plan
 from fedmepd.runspec import make_spec
-from protos.terms import DeclineCause, Declined, LedgerHead, Prepared, RoundId, Submitted, Train, Trained
+from protos.terms import (
+    Activity,
+    ActivityKind,
+    DeclineCause,
+    Declined,
+    LedgerHead,
+    Prepared,
+    RoundId,
+    Submitted,
+    Train,
+    Trained,
+)
 from security import keys
 from security.errors import LedgerError
 from security.identity import Identity, Role
@@ -92,7 +103,7 @@ class Hospital:
         self.script.spec = json.dumps(spec.to_dict()).encode()
         self.script.blobs[ref_of(self.script.spec).sha256] = self.script.spec
         self.owners = len(members)
-        self.tools = None
+        self.tools = self.agent = None
 
     def train(self, round_id=ROUND, content=b"segment", heads=()):
         found = self.script.train(round_id, content)
@@ -108,7 +119,8 @@ class Hospital:
             self.script.instruction = self.script.wait("nothing")
             self.tools, stop = tools_of(self.folder, self.script, self.trainer, policy=self.policy), asyncio.Event()
             prepare(self.tools)
-            running = asyncio.create_task(build_agent(self.tools, until_finished=False).run(stop))
+            self.agent = build_agent(self.tools, until_finished=False)
+            running = asyncio.create_task(self.agent.run(stop))
             try:
                 async with asyncio.timeout(LIMIT_S):
                     for instruction, enough in zip(instructions, until, strict=True):
@@ -171,6 +183,28 @@ def test_a_secure_round_is_released_before_it_is_said_to_be_prepared(tmp_path):
     result = Workspace(tmp_path, "r").result(1)
     assert [debit.released for debit in site.ledger.debits] == [result.manifest.vector.sha256]
     assert site.ledger.debits[0].claim.recipients.endswith("sites a, b, c, d, e, in a sum over sites")
+
+
+def test_of_a_private_round_is_told_neither_how_far_it_is_nor_how_long_it_took_to_the_second(tmp_path):
+    site = Hospital(tmp_path)
+    seen, run, inner = [], site.trainer.run, site.trainer._contribute
+
+    async def counting(job, arguments, progress):
+        def told(phase, done, total):
+            progress(phase, done, total)
+            seen.append((site.agent._hands.activity, site.tools.status.now.done))
+
+        if job == "round":
+            for phase in ("reading", "training", "validating"):
+                told(phase, 5, 10)
+        return await run(job, arguments, told)
+
+    site.trainer.run = counting
+    site.trainer._contribute = lambda arguments: inner(arguments) | {"seconds": 61.5}
+    site.play(site.train(), until=[site.has(Trained)])
+    assert {activity for activity, _ in seen} == {Activity(kind=ActivityKind.TRAINING, round=ROUND)}
+    assert 5 in [done for _, done in seen], "the site's own people see it"
+    assert [body.seconds for body in site.script.bodies(Trained)] == [120.0]
 
 
 def test_every_round_adds_to_what_was_spent(tmp_path):
