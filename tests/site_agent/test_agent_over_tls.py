@@ -416,7 +416,9 @@ def test_the_commands_enrol_run_and_stop_in_order(tmp_path):
         _, err = await process.communicate()
         assert process.returncode == 0
         assert time.monotonic() - began < 5
-        assert json.loads(err.splitlines()[0])["event"] == "agent", "JSON where stderr is no terminal"
+        events = [json.loads(line)["event"] for line in err.splitlines()[:2]]
+        assert events[1] == "agent", "JSON where stderr is no terminal"
+        assert "a new ledger" in events[0], "nobody overlooks that one was begun"
         assert token.secret not in err.decode()
         assert all(path.stat().st_mode & 0o077 == 0 for path in world.data.rglob("*.key"))
 
