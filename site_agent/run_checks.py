@@ -97,7 +97,7 @@ def check_members(spec: RunSpec, listed: MembershipList, approvals: Approvals, s
 
 
 def _check_privacy(spec: RunSpec, policy: Policy) -> None:
-    """Check what a run promises, as far as that needs no patients counted (`site_agent.schedule` does the rest)."""
+    """Check what a run promises, as far as that needs no patients counted (`site_agent.charges` does the rest)."""
     promised, wanted = spec.plan.privacy.sites is not None, policy.privacy
     if wanted.dp_floor is not None and not promised:
         raise _refusal("the run promises no differential privacy, which the site's policy demands", "privacy.dp_floor")
