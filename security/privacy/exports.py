@@ -224,8 +224,11 @@ def _key_warning(owner: str, keys: Mapping[str, bytes] | None) -> Iterator[str]:
 def _warnings(standing: Standing, recomputed: float | None, *, seen: bool) -> Iterator[str]:
     if not seen:
         yield "no other export has a head of this ledger: a missing end, a fork or a restored backup would not show"
+    last = next(reversed(standing.debits.values()), None)
     if standing.budget is None:
         yield "no budget is in force"
+    elif last is not None and last.budget.delta != standing.budget.delta:
+        yield "the budget's delta was changed after the last debit: how much is left of it is not stated"
     elif standing.spent > standing.budget.epsilon:
         yield "more was spent than the budget in force allows: the budget was lowered"
     if standing.unaccounted:

@@ -22,7 +22,12 @@ from security.privacy.report_audit import Bound
 from security.privacy.report_reading import owner_report
 from security.privacy.terms import Event
 
-_SAID = ("unbounded", "no release", "no budget")  # warnings of what the report itself says, and says why
+_SAID = (
+    "unbounded",
+    "no release",
+    "no budget",
+    "delta was changed",
+)  # warnings of what the report itself says, and says why
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

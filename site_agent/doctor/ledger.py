@@ -16,6 +16,7 @@ from site_agent.purse import FILE
 
 _WHAT = "privacy"
 _REMEDY = "fedmepd-agent privacy report shows what for"
+_AT_DELTA = "fedmepd-agent privacy report computes it; the next private run is charged at the policy's delta"
 
 
 def examine_ledger(config: Config, loaded: LoadedIdentity | None) -> Finding:
@@ -42,9 +43,14 @@ def _ledger(path: Path, config: Config, loaded: LoadedIdentity | None) -> Findin
         return ok(_WHAT, "no budget: runs that spend of one are declined")
     if wanted is None:
         return warn(_WHAT, f"epsilon {found.spent:.4g} was spent, and the policy sets no budget any more", _REMEDY)
-    left = f"epsilon {found.spent:.4g} of {wanted.epsilon:g} was spent at delta {wanted.delta:g}"
+    at = found.debits[-1].budget.delta if found.debits else wanted.delta
+    left = f"epsilon {found.spent:.4g} of {wanted.epsilon:g} was spent at delta {at:g}"
+    if at != wanted.delta:
+        left = f"epsilon {found.spent:.4g} was spent at delta {at:g}, and the policy's is {wanted.delta:g} now"
     if found.unbounded:
         return warn(_WHAT, f"{left}; patients were used without a guarantee too: the total is unbounded", _REMEDY)
+    if at != wanted.delta:
+        return warn(_WHAT, f"{left}: how much is left is not stated", _AT_DELTA)
     if found.spent >= wanted.epsilon:
         return warn(_WHAT, f"{left}: private runs are declined", _REMEDY)
     return ok(_WHAT, left)

@@ -194,6 +194,9 @@ def test_the_doctor_says_how_much_is_left(file, ledger):
     assert (found.verdict, found.text) == (Verdict.OK, "epsilon 2.01 of 8 was spent at delta 1e-05")
     assert "are declined" in finding(file, ENOUGH.replace("8.0", "2.0")).text
     assert "sets no budget any more" in finding(file, "").text
+    changed = finding(file, ENOUGH.replace("1e-5", "1e-6"))
+    assert changed.verdict is Verdict.WARN
+    assert "2.01 was spent at delta 1e-05, and the policy's is 1e-06 now: how much is left is not" in changed.text
     ledger.unaccounted("other", "training", "no noise")
     assert "unbounded" in finding(file, ENOUGH).text
 

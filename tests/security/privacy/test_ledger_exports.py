@@ -96,6 +96,17 @@ def test_warnings_say_what_a_figure_does_not(tmp_path):
         assert expected in words
 
 
+def test_a_figure_is_not_held_against_a_budget_at_another_delta(tmp_path):
+    owner = Owner(tmp_path)
+    with owner.open() as ledger:
+        ledger.set_budget(BUDGET)
+        spend(ledger, 1, 5.0)
+        ledger.set_budget(Budget(epsilon=2.0, delta=1e-3))
+    words = " / ".join(verdict(owner).ledgers[0].warnings)
+    assert "the budget's delta was changed after the last debit: how much is left" in words
+    assert "the budget was lowered" not in words
+
+
 @pytest.mark.parametrize(
     ("damage", "match"),
     [
