@@ -8,6 +8,7 @@ from security.errors import SecurityError
 from security.folders import LoadedIdentity
 from security.keys import public_bytes
 from security.privacy import exports
+from security.privacy.terms import Budget
 from site_agent.config import Config
 from site_agent.doctor.findings import Finding, fail, ok, skip, warn
 from site_agent.errors import AgentError
@@ -43,6 +44,10 @@ def _ledger(path: Path, config: Config, loaded: LoadedIdentity | None) -> Findin
         return ok(_WHAT, "no budget: runs that spend of one are declined")
     if wanted is None:
         return warn(_WHAT, f"epsilon {found.spent:.4g} was spent, and the policy sets no budget any more", _REMEDY)
+    return _within(found, wanted)
+
+
+def _within(found: exports.Verified, wanted: Budget) -> Finding:
     at = found.debits[-1].budget.delta if found.debits else wanted.delta
     left = f"epsilon {found.spent:.4g} of {wanted.epsilon:g} was spent at delta {at:g}"
     if at != wanted.delta:
