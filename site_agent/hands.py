@@ -304,7 +304,7 @@ class Hands:
     def _moves(self, kind: ActivityKind) -> Callable[[int, int], None]:
         return lambda done, total: self._show(kind, done, total)
 
-    def _trains(self, phase: str, done: int, total: int, *, unseen: bool) -> None:
+    def _trains(self, phase: str, done: int, total: int, *, unseen: bool = False) -> None:
         """Show where a training is; of a private one (`unseen`) only to the site's own people.
 
         How far it is at what time would tell how many patients were drawn, which noise does not hide.

@@ -79,6 +79,7 @@ class IdleTrainer:
             self.asked.append(arguments)
             return {"epsilons": [made_up_epsilon(history) for history in arguments["histories"]]}
         if job == "finish":
+            progress("testing", 1, 2)
             return {"run_dir": arguments["run_dir"]}
         progress("training", 1, 2)
         if self.hang is not None:
