@@ -111,6 +111,9 @@ class Transaction(Protocol):
     def last_audit(self) -> AuditRow | None:
         """Return the newest audit record."""
 
+    def last_audit_of(self, action: str) -> AuditRow | None:
+        """Return the newest audit record of an action."""
+
     def audit(self, *, after: int, limit: int) -> tuple[AuditRow, ...]:
         """Return records with a higher sequence, oldest first."""
 

@@ -120,10 +120,10 @@ async def _open(
     stack.callback(store.close)
     blobs = open_blobs(config.blobs_url, data / "scratch" / "blobs")
     registry = Registry(store, issuer=issuer, trust=credentials.loaded.trust, clock=clock)
-    custody = _custody(config, credentials, clock)
+    notes = Notes(store=store, clock=clock)
+    custody = _custody(config, credentials, notes, clock)
     stack.callback(custody.close)
     custody.open()
-    notes = Notes(store=store, clock=clock)
     runs = Runs(
         store=store,
         blobs=blobs,
@@ -161,13 +161,14 @@ async def _open(
     return Coordinator(runs=runs, registry=registry, credentials=credentials, addresses=(address, newcomers))
 
 
-def _custody(config: Config, credentials: ServerCredentials, clock: Callable[[], float]) -> Custody:
+def _custody(config: Config, credentials: ServerCredentials, notes: Notes, clock: Callable[[], float]) -> Custody:
     loaded, wanted = credentials.loaded, config.privacy
     return Custody(
         config.ledger_path,
         identity=loaded.identity,
         key=loaded.identity_key,
         budget=None if wanted is None else Budget(epsilon=wanted.epsilon, delta=wanted.delta),
+        notes=notes,
         clock=clock,
     )
 

@@ -1,8 +1,9 @@
 """The ledger of the lead hospital's patients in the coordinator's hands (SPEC 13). Synchronous, for threads.
 
 The ledger is opened when the coordinator starts if there is one or a budget is set, otherwise when it is first needed.
-Once another party has shown more of it than there is, nothing private leaves any more, also after a restart, until a
-person has put the ledger back and removed the note that lies beside it.
+A ledger that the audit log in the database knows of is not begun again. Once the audit log or another party has more of
+it than there is, nothing private leaves any more, also after a restart, until a person has put the ledger back and
+removed the note that lies beside it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from coordinator.budgets.notes import Notes
 from fedmepd.durable import write_text
 from security.errors import LedgerError, RolledBackError
 from security.identity import Identity
@@ -22,6 +25,7 @@ from security.privacy.ledger import Ledger
 from security.privacy.terms import Budget, Claim, Event
 
 _STOPPED = "rolled-back"
+_log = structlog.get_logger("coordinator.budgets")
 
 
 class Custody:
@@ -32,6 +36,7 @@ class Custody:
         identity: The coordinator.
         key: Its identity key.
         budget: What its configuration allows; None for nothing.
+        notes: The audit log.
         clock: Seconds since the epoch.
     """
 
@@ -42,9 +47,11 @@ class Custody:
         identity: Identity,
         key: Ed25519PrivateKey,
         budget: Budget | None,
+        notes: Notes,
         clock: Callable[[], float],
     ) -> None:
         self._path, self.identity, self._key, self.budget, self._clock = path, identity, key, budget, clock
+        self._notes = notes
         self._lock = threading.RLock()
         self._ledger: Ledger | None = None
 
@@ -68,6 +75,12 @@ class Custody:
     def has_ledger(self) -> bool:
         """Whether there is a ledger so far."""
         return self._ledger is not None
+
+    @property
+    def ever_used(self) -> bool:
+        """Whether the ledger was ever to hold something: a budget is set now, or it has had one, or a debit."""
+        with self._lock:
+            return self.budget is not None or (self._ledger is not None and self._ledger.ever_used)
 
     def history(self) -> tuple[Event, ...]:
         """Return all that was debited so far."""
@@ -130,8 +143,7 @@ class Custody:
             try:
                 self._opened().witness(heads)
             except RolledBackError as error:
-                if self.stopped is None:
-                    write_text(self._path.with_name(_STOPPED), str(error))
+                self._stop(str(error))
                 raise
 
     @property
@@ -163,9 +175,47 @@ class Custody:
     def _opened(self) -> Ledger:
         with self._lock:
             if self._ledger is None:
+                begins = not self._path.exists()
+                if begins:
+                    self._check_never_begun()
                 self._ledger = Ledger.open(self._path, self.identity, self._key, clock=self._now)
-                self._ledger.set_budget(self.budget)
+                if begins:
+                    _log.warning(
+                        "a new ledger of privacy budgets was begun: nothing is known to be spent", file=str(self._path)
+                    )
+                    self._notes.put("begun", self.identity.uri, "recorded", file=str(self._path))
+                if self._is_remembered(self._ledger):
+                    self._ledger.set_budget(self.budget)
             return self._ledger
+
+    def _check_never_begun(self) -> None:
+        """Check that the audit log knows of no ledger before one is begun.
+
+        Raises:
+            LedgerError: If it does.
+        """
+        if any(self._notes.last(action) is not None for action in ("begun", "debit")):
+            raise LedgerError(
+                f"{self._path} is gone: the audit log knows of a ledger",
+                remedy="put it back from its newest backup, or found the coordinator anew under another identity: what "
+                "was spent stays spent",
+            )
+
+    def _is_remembered(self, ledger: Ledger) -> bool:
+        """Whether the ledger has the newest debit that the audit log has; nothing private leaves otherwise."""
+        last = self._notes.last("debit")
+        if last is None or ledger.find(last["key"]) is not None:
+            return True
+        place = f"run {last['run']}, round {last['round']}"
+        reason = f"the ledger lacks the debit {last['key']} of {place}, that the audit log has"
+        _log.error("the ledger was shortened or restored", reason=reason)
+        self._stop(reason)
+        return False
+
+    def _stop(self, reason: str) -> None:
+        """Put down durably that nothing private leaves any more."""
+        if self.stopped is None:
+            write_text(self._path.with_name(_STOPPED), reason)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)

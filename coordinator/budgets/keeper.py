@@ -95,7 +95,7 @@ class Keeper:
         """
         budget = self._custody.budget
         try:
-            if budget is not None and spec.plan.privacy.server is None:
+            if spec.plan.privacy.server is None and self._custody.ever_used:
                 await asyncio.to_thread(self._custody.unaccounted, spec.run_id, UNACCOUNTED)
             if not is_private(spec):
                 return Charged(part=part, claims={})

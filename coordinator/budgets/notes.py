@@ -1,9 +1,9 @@
-"""What happens to the budget, put on record in the coordinator's audit log."""
+"""What happens to the budget, put on record in the coordinator's audit log, and looked up there."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from coordinator.journal import record
@@ -30,15 +30,26 @@ class Notes:
         Raises:
             StorageError: If the database cannot be reached.
         """
-        await asyncio.to_thread(self._write, f"privacy.{action}", subject, outcome, actor, details)
+        await asyncio.to_thread(self.put, action, subject, outcome, actor=actor, **details)
 
-    def _write(self, action: str, subject: str, outcome: str, actor: str, details: dict[str, str]) -> None:
+    def last(self, action: str) -> Mapping[str, str] | None:
+        """Return the details of the newest record of an action; None if there is none.
+
+        Raises:
+            StorageError: If the database cannot be reached.
+        """
+        with self.store.transaction() as transaction:
+            found = transaction.last_audit_of(f"privacy.{action}")
+        return None if found is None else found.details
+
+    def put(self, action: str, subject: str, outcome: str, *, actor: str = "coordinator", **details: str) -> None:
+        """Append a record from a thread; see `write`."""
         with self.store.transaction() as transaction:
             record(
                 transaction,
                 self.clock(),
                 actor=actor,
-                action=action,
+                action=f"privacy.{action}",
                 subject=subject,
                 outcome=outcome,
                 details=details,

@@ -6,10 +6,11 @@ is read here still holds when it is written upon.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Executable, RowMapping, Table, and_, delete, func, select, update
+from sqlalchemy import Connection, Executable, RowMapping, Table, and_, bindparam, delete, func, select, update
 from sqlalchemy.sql import ColumnElement
 
 from coordinator.errors import ConflictError, NotFoundError
@@ -211,6 +212,12 @@ class SqlTransaction:
         found = self._all(select(tables.audit).order_by(tables.audit.c.sequence.desc()).limit(1))
         return rows.to_audit(found[0]) if found else None
 
+    def last_audit_of(self, action: str) -> AuditRow | None:
+        """Return the newest audit record of an action."""
+        table = tables.audit
+        found = self._all(select(table).where(table.c.action == action).order_by(table.c.sequence.desc()).limit(1))
+        return rows.to_audit(found[0]) if found else None
+
     def audit(self, *, after: int, limit: int) -> tuple[AuditRow, ...]:
         """Return records with a higher sequence, oldest first."""
         column = tables.audit.c.sequence
@@ -221,18 +228,7 @@ class SqlTransaction:
 
     def _put(self, table: Table, row: dict[str, Any]) -> None:
         """Insert a row, or replace the one of the same primary key."""
-        keys = [column.name for column in table.primary_key]
-        values = {name: value for name, value in row.items() if name not in keys}
-        self._execute(self._upsert(table, row, keys, values))
-
-    def _upsert(self, table: Table, row: dict[str, Any], keys: Iterable[str], values: dict[str, Any]) -> Executable:
-        if self._connection.dialect.name == "sqlite":
-            from sqlalchemy.dialects import sqlite
-
-            return sqlite.insert(table).values(row).on_conflict_do_update(index_elements=keys, set_=values)
-        from sqlalchemy.dialects import postgresql  # megabytes that nobody needs beside SQLite
-
-        return postgresql.insert(table).values(row).on_conflict_do_update(index_elements=keys, set_=values)
+        self._connection.execute(_upsert(self._connection.dialect.name, table, tuple(row)), row)
 
     def _execute(self, statement: Executable) -> None:
         self._connection.execute(statement)
@@ -245,6 +241,19 @@ class SqlTransaction:
 
     def _scalar(self, query: Executable) -> Any:
         return self._connection.execute(query).scalar_one_or_none()
+
+
+@cache
+def _upsert(dialect: str, table: Table, names: tuple[str, ...]) -> Executable:
+    """Return the statement that inserts a row with these columns, or replaces the one of the same primary key."""
+    if dialect == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert
+    else:
+        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]  # megabytes beside SQLite
+    keys = [column.name for column in table.primary_key]
+    statement = insert(table).values({name: bindparam(name) for name in names})
+    values = {name: statement.excluded[name] for name in names if name not in keys}
+    return statement.on_conflict_do_update(index_elements=keys, set_=values)
 
 
 def _is_member(role: str, member_id: str) -> ColumnElement[bool]:

@@ -122,7 +122,9 @@ class Office:
     def open(self) -> None:
         """Open what a coordinator opens when it starts."""
         notes = Notes(store=self.store, clock=self.clock)  # type: ignore[arg-type]
-        self.custody = Custody(self.path, identity=COORDINATOR, key=KEY, budget=self.budget, clock=self.clock)
+        self.custody = Custody(
+            self.path, identity=COORDINATOR, key=KEY, budget=self.budget, notes=notes, clock=self.clock
+        )
         self.custody.open()
         self.keeper = Keeper(self.custody, self.lead, notes, patience_s=self.patience_s)  # type: ignore[arg-type]
         self.witness = Witness(self.custody, notes, lambda: None)
@@ -160,7 +162,14 @@ class Office:
         return [entry for entry in found if entry.kind in kinds]
 
     def actions(self) -> list[str]:
-        return [row.action for row in self.store.content.audit]
+        """Return what is on record after the ledger was begun."""
+        return [row.action for row in self.store.content.audit if row.action != "privacy.begun"]
+
+    def without_budget(self) -> None:
+        """Restart with a configuration that has no budget."""
+        self.custody.close()
+        self.budget = None
+        self.open()
 
     def close(self) -> None:
         self.custody.close()

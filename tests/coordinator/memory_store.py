@@ -75,6 +75,9 @@ class MemoryTransaction:
     def append_audit(self, row: Any) -> None:
         self.content.audit.append(row)
 
+    def last_audit_of(self, action: str) -> Any:
+        return next((row for row in reversed(self.content.audit) if row.action == action), None)
+
     def last_audit(self) -> Any:
         return self.content.audit[-1] if self.content.audit else None
 

@@ -29,7 +29,8 @@ from coordinator.records import (
     TokenRow,
     TokenState,
 )
-from coordinator.store import SqlStore, open_store
+from coordinator.store import SqlStore, open_store, schema
+from coordinator.store.tables import metadata
 from protos.terms import ArtefactRef, Phase, ReportReply, RoundId
 
 ROOT = Path(__file__).parents[2]
@@ -252,6 +253,8 @@ class StoreSuite:
                 transaction.append_audit(audit_row(wrong))
         with store.transaction() as transaction:
             assert transaction.last_audit() == made[-1]
+            assert transaction.last_audit_of(made[0].action) == made[-1]
+            assert transaction.last_audit_of("nothing.such") is None
             assert list(made[0].details) == list(transaction.audit(after=-1, limit=1)[0].details)
             assert transaction.audit(after=1, limit=2) == tuple(made[2:4])
             assert transaction.audit(after=4, limit=9) == ()
@@ -413,8 +416,19 @@ class StoreSuite:
         from alembic.autogenerate import compare_metadata
         from alembic.migration import MigrationContext
 
-        from coordinator.store.tables import metadata
-
         with store.connection() as connection:
+            metadata.drop_all(connection)
+            connection.execute(text("DROP TABLE alembic_version"))
+            schema._migrate(connection)
             context = MigrationContext.configure(connection, opts={"compare_type": True})
             assert compare_metadata(context, metadata) == []
+
+    def test_a_database_of_an_older_coordinator_is_brought_up_to_date(
+        self, store: SqlStore, opened: Callable[[], SqlStore]
+    ) -> None:
+        with store.connection() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+            connection.execute(text("DROP TABLE step_messages"))
+        with opened().connection() as connection:
+            assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == schema.VERSION
+            assert connection.execute(text("SELECT count(*) FROM step_messages")).scalar_one() == 0

@@ -76,7 +76,7 @@ def test_a_budget_refuses_anchors_without_noise(office: Office) -> None:
     with pytest.raises(ConfigError, match=r"no noise.*set privacy\.anchors\.noise"):
         play(office.start(spec()))
     assert office.actions() == ["privacy.refused"]
-    assert office.store.content.audit[0].actor.endswith("/operator/o")
+    assert office.store.content.audit[1].actor.endswith("/operator/o")
 
 
 def test_a_run_that_does_not_fit_is_refused_with_what_would(office: Office) -> None:
@@ -93,7 +93,7 @@ def test_a_refusal_does_not_wait_for_advice(office: Office, monkeypatch: pytest.
 
 
 def test_what_was_spent_before_counts_when_a_run_starts(office: Office) -> None:
-    for number, total in ((0, None), (1, "1"), (2, "2")):
+    for number, total in ((0, None), (1, "1"), (3, "3")):
         play(office.play(anchors(), part(number, total), b"%d" % number))
     play(office.start(anchors(run="second", releases=1)))
     with pytest.raises(ConfigError, match="spent before"):
@@ -165,7 +165,7 @@ def test_rounds_without_a_release_cost_nothing(office: Office) -> None:
 
 
 def test_private_training_is_debited_in_every_round(office: Office) -> None:
-    for number, total in ((0, None), (1, "1"), (2, "2")):
+    for number, total in ((0, None), (1, "1"), (3, "3")):
         charged = play(office.before(training(), part(number, total)))
         assert set(charged.claims) == ({"anchors", "training"} if number == 0 else {"training"})
     debits = office.entries("debit")
@@ -211,7 +211,7 @@ def test_a_run_that_is_under_way_is_not_checked_as_a_whole_again(office: Office)
 def test_what_was_debited_meanwhile_is_reckoned_with(office: Office) -> None:
     def meanwhile() -> None:
         office.lead.before_answer = lambda: None
-        play_in_thread(office, part(2, "9"))
+        play_in_thread(office, part(3, "9"))
 
     run = anchors()
 
@@ -344,3 +344,36 @@ def test_a_ledger_that_is_gone_keeps_the_coordinator_from_starting(office: Offic
     office.path.unlink()
     with pytest.raises(LedgerError):
         office.open()
+
+
+# -- what the audit log remembers ------------------------------------------------------------------------------------
+
+
+def test_a_ledger_that_the_audit_log_knows_of_is_not_begun_again(office: Office) -> None:
+    play(office.play(anchors(), part()))
+    assert office.store.content.audit[0].action == "privacy.begun"
+    office.custody.close()
+    shutil.rmtree(office.path.parent)
+    with pytest.raises(LedgerError, match="is gone: the audit log knows of a ledger"):
+        office.open()
+    assert not office.path.exists()
+
+
+def test_a_ledger_from_a_backup_releases_nothing_although_no_site_has_spoken(office: Office) -> None:
+    play(office.play(anchors(), part()))
+    older = office.path.read_bytes()
+    play(office.play(anchors(), part(1, "1"), b"second"))
+    office.custody.close()
+    office.path.write_bytes(older)
+    office.open()
+    with pytest.raises(ConfigError, match="lacks the debit .* that the audit log has"):
+        play(office.start(anchors(run="later")))
+    with pytest.raises(LeadError, match="lacks the debit"):
+        play(office.before(anchors(), part(3, "3")))
+
+
+def test_a_budget_that_is_taken_out_for_one_run_does_not_hide_the_run(office: Office) -> None:
+    play(office.play(anchors(), part()))
+    office.without_budget()
+    play(office.before(spec(run="between"), part()))
+    assert [entry.body["run"] for entry in office.entries("unaccounted")] == ["trial", "between"]
