@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -22,7 +23,7 @@ from coordinator.errors import ForbiddenError, UnauthenticatedError
 from coordinator.status import status_of
 from security.errors import SecurityError
 from security.identity import Identity, Role
-from security.pki.certificates import facts_of
+from security.pki.certificates import CertificateFacts, facts_of
 
 _log = structlog.get_logger("coordinator.auth")
 _READERS = frozenset({Role.ADMIN, Role.OPERATOR, Role.AUDITOR})
@@ -30,6 +31,7 @@ _OPERATORS = frozenset({Role.ADMIN, Role.OPERATOR})
 _ADMINS = frozenset({Role.ADMIN})
 _SITES = frozenset({Role.SITE})
 _CALLER: ContextVar[Identity] = ContextVar("caller")
+_CERTIFICATES = 1024  # as many are not parsed anew with every call
 
 ROLES: Mapping[str, frozenset[Role]] = {
     **{f"/fedmepd.v1.Federation/{name}": _SITES for name in ("Hello", "Renew", "Membership", "Next", "Report")},
@@ -63,10 +65,16 @@ def peer_of(context: aio.ServicerContext[Any, Any]) -> Peer:
     if not pem:
         raise UnauthenticatedError("the call has no client certificate", remedy="enrol first")
     try:
-        facts = facts_of(bytes(pem[0]))
+        facts = _facts_in(bytes(pem[0]))
     except SecurityError as error:
         raise UnauthenticatedError(error.problem, remedy=error.remedy) from error
     return Peer(identity=facts.identity, serial=facts.serial, expires=facts.not_after)
+
+
+@lru_cache(_CERTIFICATES)
+def _facts_in(pem: bytes) -> CertificateFacts:
+    """Return what a certificate says, which never changes; whether it still holds is checked with every call."""
+    return facts_of(pem)
 
 
 def caller(_: aio.ServicerContext[Any, Any] | None = None) -> Identity:
@@ -97,6 +105,7 @@ class Guard(aio.ServerInterceptor):
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._consortium, self._is_revoked, self._now = consortium, is_revoked, now
+        self._handlers: dict[str, tuple[grpc.RpcMethodHandler[Any, Any], grpc.RpcMethodHandler[Any, Any]]] = {}
 
     async def intercept_service(
         self,
@@ -107,7 +116,11 @@ class Guard(aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        return self._wrapped(handler, handler_call_details.method)
+        method = handler_call_details.method
+        known = self._handlers.get(method)
+        if known is None or known[0] is not handler:
+            known = self._handlers[method] = (handler, self._wrapped(handler, method))
+        return known[1]
 
     def check(self, peer: Peer, method: str) -> None:
         """Check that a peer may call a method now.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from coordinator import events as ev
 from coordinator.admission import check_manifest
+from coordinator.arrivals import Arrivals
 from coordinator.budgets import Witness
 from coordinator.driver import Numbered
 from coordinator.errors import NotFoundError, RefusedError, StaleError
@@ -75,7 +76,7 @@ class SiteDesk:
         witness: Witness,
     ) -> None:
         self._witness = witness
-        self._runs, self._driver, self._store = runs, runs.driver, store
+        self._runs, self._driver, self._arrivals = runs, runs.driver, Arrivals(store)
         self._blobs, self._spool, self._admitted = blobs, spool, admitted
         self._max_update_bytes = max_update_bytes
         self._secure = SecureDesk(runs, max_update_bytes=max_update_bytes)
@@ -159,8 +160,7 @@ class SiteDesk:
                 return await self._secure.event(site, report)
 
     def _check_whole(self, site: str, report: Report, vector: ArtefactRef) -> None:
-        with self._store.transaction() as transaction:
-            whole = transaction.inputs(report.round).get(site)
+        whole = self._arrivals.of(report.round, site)
         current = self._driver.state
         if whole != vector and current is not None and current.round is not None and current.round.id == report.round:
             raise StaleError("the upload is not complete", remedy="upload the rest and report again")
@@ -266,15 +266,11 @@ class SiteDesk:
             path.unlink(missing_ok=True)
             raise StaleError("the round went on without this upload", remedy="ask for the next instruction")
         self._blobs.put_file(path, ref)
-        with self._store.transaction() as transaction:
-            transaction.put_input(round_id, site, ref)
+        self._arrivals.put(round_id, site, ref)
 
     def _is_whole(self, site: str, ref: ArtefactRef) -> bool:
         state = self._driver.state
-        if state is None or state.round is None:
-            return False
-        with self._store.transaction() as transaction:
-            return transaction.inputs(state.round.id).get(site) == ref
+        return state is not None and state.round is not None and self._arrivals.of(state.round.id, site) == ref
 
     def _check_wanted(self, site: str, ref: ArtefactRef) -> RoundId:
         """Check that the site is to upload this now, or has done so, and return for which round.

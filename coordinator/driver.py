@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import structlog
@@ -19,7 +19,7 @@ import structlog
 from coordinator import events as ev
 from coordinator.board import Board
 from coordinator.errors import ConflictError, CoordinatorError, NotFoundError, ReplayError, StaleError, StorageError
-from coordinator.instructions import instruction_for
+from coordinator.instructions import SHORTEST_S, instruction_for
 from coordinator.keeping import keep
 from coordinator.ports import Store
 from coordinator.records import LastReport, RunRow
@@ -81,6 +81,7 @@ class Driver:
         self._turn = asyncio.Lock()
         self._queue: asyncio.Queue[_Item] = asyncio.Queue()
         self._reports: dict[str, LastReport | None] = {}
+        self._instructions: dict[str, tuple[Instruction, float]] = {}
         self._activities: dict[str, Activity] = {}
         self._seen: dict[str, float] = {}
         self._progress: dict[str, float] = {}
@@ -176,7 +177,12 @@ class Driver:
 
     def instruction(self, site: str) -> Instruction:
         """Return what a site is to do now."""
-        return instruction_for(self._state, self._board, site, self._clock())
+        now = self._clock()
+        found, made = self._instructions.get(site, (None, now))
+        if found is None:
+            found = instruction_for(self._state, self._board, site, now)
+            self._instructions[site] = (found, now)
+        return found if made == now or not found.seconds_left else _later(found, now - made)
 
     @property
     def board(self) -> Board:
@@ -297,6 +303,7 @@ class Driver:
         self._state = batch.state
         self._reports.update(batch.reports)
         self._post(batch)
+        self._instructions.clear()
         for effect in batch.effects:
             if not isinstance(effect, ev.Note | ev.Keep):
                 self._perform(batch.state, effect)
@@ -366,6 +373,11 @@ class Driver:
         with self._store.transaction() as transaction:
             row = keep(transaction, self._row, batch.state, batch.effects, batch.reports, self._clock())
         self._row = row
+
+
+def _later(instruction: Instruction, seconds: float) -> Instruction:
+    """Return an instruction that has a limit of time, so much later."""
+    return replace(instruction, seconds_left=max(SHORTEST_S, instruction.seconds_left - seconds))
 
 
 def _settle(batch: _Batch) -> None:

@@ -26,6 +26,8 @@ from protos.terms import (
     Wait,
 )
 
+SHORTEST_S = 1.0  # what a site is told that it has left, at least
+
 
 def instruction_for(state: RunState | None, board: Board, site: str, now: float) -> Instruction:
     """Return a site's instruction.
@@ -57,7 +59,7 @@ def _in_round(state: RunState, current: RoundState, board: Board, site: str, now
         step, content = board.task(current, site)
         return _instruction(current.id, state.spec, step, _left(state, current, now), content=content)
     task, limit = _task(state, current, known)
-    left = max(1.0, limit - (now - current.phase_began)) if limit else 0.0
+    left = max(SHORTEST_S, limit - (now - current.phase_began)) if limit else 0.0
     return _instruction(current.id, state.spec, task, left)
 
 
@@ -95,7 +97,7 @@ def _is_awaited(state: RunState, current: RoundState, known: Participant) -> boo
 
 def _left(state: RunState, current: RoundState, now: float) -> float:
     """Return the seconds left to a step of secure aggregation; an upload has no limit but that it goes on."""
-    return 0.0 if current.phase is Phase.MASKED else max(1.0, state.policy.step_s - (now - current.phase_began))
+    return 0.0 if current.phase is Phase.MASKED else max(SHORTEST_S, state.policy.step_s - (now - current.phase_began))
 
 
 def _task(state: RunState, current: RoundState, known: Participant) -> tuple[Task, float]:

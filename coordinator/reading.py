@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import BinaryIO
 
 from coordinator.errors import CorruptedError, RefusedError
@@ -25,19 +26,23 @@ async def pieces(blobs: BlobStore, ref: ArtefactRef, offset: int) -> AsyncGenera
     loop, source = asyncio.get_running_loop(), Handle(lambda: blobs.open(ref))
     ahead: asyncio.Future[bytes] | None = None
     try:
-        await asyncio.to_thread(source.run, lambda file: file.seek(offset))
-        while offset < ref.size:
-            data = await (ahead or loop.run_in_executor(None, source.run, _piece))
-            if not data:
+        ahead = loop.run_in_executor(None, source.run, partial(_piece, offset=offset))
+        while ahead is not None:
+            data = await ahead
+            if not data and offset < ref.size:
                 raise CorruptedError(f"the artefact {ref.sha256} is shorter than it should be")
-            ahead = loop.run_in_executor(None, source.run, _piece)  # while this one is sent
-            yield offset, data
-            offset += len(data)
+            end = offset + len(data)
+            ahead = loop.run_in_executor(None, source.run, _piece) if end < ref.size else None  # while this one is sent
+            if data:
+                yield offset, data
+            offset = end
     finally:  # without a wait: whoever is cancelled may be cancelled again here
         if ahead is not None:
             ahead.cancel()
         source.close()
 
 
-def _piece(file: BinaryIO) -> bytes:
+def _piece(file: BinaryIO, offset: int | None = None) -> bytes:
+    if offset is not None:
+        file.seek(offset)
     return file.read(CHUNK_BYTES)

@@ -45,6 +45,7 @@ class _Now:
     action: session.Action | None = None
     task: asyncio.Task[None] | None = None
     broadcasts: list[tuple[ArtefactRef, ...]] = field(default_factory=list)
+    pruned: list[tuple[ArtefactRef, ...]] = field(default_factory=list)
     trouble: str = ""
 
 
@@ -74,9 +75,12 @@ class Agent:
 
     async def run(self, until: asyncio.Event) -> int:
         """Work until told to stop, or until a run is over if that is wanted; return the exit code."""
-        status = self._tools.status
+        with self._tools.status.waiting():
+            return await self._run(until)
+
+    async def _run(self, until: asyncio.Event) -> int:
         await self._tools.coordinator.reopen()
-        status.write()
+        self._tools.status.write()
         try:
             await self._hands.clean()
         except _TOLD as error:
@@ -180,7 +184,7 @@ class Agent:
             status.now.run, status.now.round = found.round.run, found.round.round_number
             status.now.attempt = found.round.attempt
         _log.info("instruction", task=type(found.task).__name__.lower(), round=str(found.round or ""))
-        status.write()
+        status.write_soon()
         if now.task is not None and now.action is not None and not session.still_wanted(now.action, found):
             _log.info("stopping what is not wanted any more", action=type(now.action).__name__.lower())
             now.task.cancel()
@@ -219,10 +223,12 @@ class Agent:
             return None
         if status.now.waiting != action.reason:
             status.now.waiting, status.now.phase = action.reason, "waiting"
-            status.write()
+            status.write_soon()
         if self._until_finished and (code := self._verdict(instruction, facts)) is not None:
             return code
-        await asyncio.to_thread(self._prune)
+        if self._now.broadcasts != self._now.pruned:
+            self._now.pruned = self._now.broadcasts
+            await asyncio.to_thread(self._prune)
         await self._await_change()
         return None
 
@@ -272,8 +278,7 @@ class Agent:
             self._now.broadcasts = [*self._now.broadcasts, refs][-_BROADCASTS:]
 
     def _prune(self) -> None:
-        if self._now.broadcasts:
-            self._tools.downloads.prune(ref for refs in self._now.broadcasts for ref in refs)
+        self._tools.downloads.prune(ref for refs in self._now.broadcasts for ref in refs)
 
     def _trouble(self, error: Exception) -> None:
         """Say what goes wrong, once until it is something else."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ from protos.terms import (
     Instruction,
     Prepared,
     ReportBody,
+    ReportReply,
     RoundId,
     Submitted,
     Trained,
@@ -141,7 +142,7 @@ class Hands:
             case session.CheckMembership():
                 await self._check_membership(action.version)
             case session.Download():
-                await self._download(action.ref)
+                await self._download((action.ref, *action.then))
             case session.DoTrain():
                 await self._train(action)
             case session.Answer():
@@ -167,10 +168,8 @@ class Hands:
                 pass
 
     async def _tell(self, round_id: RoundId, body: ReportBody) -> None:
-        heads = await asyncio.to_thread(self._tools.purse.witness.heads)
-        async with self._writing:
-            request = await asyncio.to_thread(self._tools.ledger.prepare, round_id, body, heads)
-        await self._send(request)
+        tools = self._tools
+        await self._send(await self._write(lambda: tools.ledger.prepare(round_id, body, tools.purse.witness.heads())))
 
     async def _send(self, request: bytes | None) -> None:
         """Send the pending report and note its answer."""
@@ -190,11 +189,15 @@ class Hands:
             elif report.round == self._round.id:
                 await self._refuse(RefusalError("the coordinator rejects what was reported", cause=DeclineCause.UPDATE))
             return
-        report = await self._write(lambda: ledger.answered(reply))
+        await self._write(lambda: self._answered(reply))
+
+    def _answered(self, reply: ReportReply) -> None:
+        """Note that a report was answered, and on record what it was."""
+        report = self._tools.ledger.answered(reply)
         name = type(report.body).__name__.lower()
         _log.info("reported", report=name, round=str(report.round), in_round=reply.in_round, message=reply.message)
         if isinstance(report.body, Accepted | Trained | Prepared | Submitted):
-            await self._note(f"round.{name}", str(report.round), "accepted" if reply.in_round else "refused")
+            self._tools.notes.note(f"round.{name}", str(report.round), "accepted" if reply.in_round else "refused")
 
     async def _write(self, step: Callable[[], _T]) -> _T:
         async with self._writing:
@@ -241,11 +244,12 @@ class Hands:
         known = self._gatherer.knowledge(action.round, action.spec, self._round)
         self._tools.steps.mask(action.task, known)
 
-    async def _download(self, ref: ArtefactRef) -> None:
+    async def _download(self, refs: Sequence[ArtefactRef]) -> None:
         tools = self._tools
-        await asyncio.to_thread(self._check_space, ref.size)
-        self._show(ActivityKind.DOWNLOADING, total=ref.size)
-        await tools.downloads.fetch(tools.coordinator, ref, self._moves(ActivityKind.DOWNLOADING))
+        await asyncio.to_thread(self._check_space, sum(ref.size for ref in refs))
+        for ref in refs:
+            self._show(ActivityKind.DOWNLOADING, total=ref.size)
+            await tools.downloads.fetch(tools.coordinator, ref, self._moves(ActivityKind.DOWNLOADING))
 
     async def _train(self, action: session.DoTrain) -> None:
         tools = self._tools
@@ -299,7 +303,7 @@ class Hands:
 
     def _step(self, name: str) -> None:
         self._tools.status.now.step = name
-        self._tools.status.write()
+        self._tools.status.write_soon()
 
     def _moves(self, kind: ActivityKind) -> Callable[[int, int], None]:
         return lambda done, total: self._show(kind, done, total)
@@ -318,7 +322,10 @@ class Hands:
         self.activity = Activity(kind=kind, round=self._round.id, done=told, total=of)
         now = self._tools.status.now
         now.phase, now.done, now.total = kind.name.lower(), done, total
-        self._tools.status.write(lazily=before.kind is kind)
+        if before.kind is kind:
+            self._tools.status.write(lazily=True)
+        else:
+            self._tools.status.write_soon()
         if before.kind is not kind or before.round != self._round.id:
             self._busy()
 

@@ -51,6 +51,7 @@ class Link:
         self._channel: aio.Channel | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._greeted = False
+        self._stub: tuple[aio.Channel, FederationAsyncStub] | None = None
 
     async def reopen(self) -> None:
         """Open a channel with fresh credentials; calls on the old one have a few seconds to end."""
@@ -153,7 +154,10 @@ class Link:
     @property
     def stub(self) -> FederationAsyncStub:
         """The service on the present channel."""
-        return FederationStub(self._open)
+        channel = self._open
+        if self._stub is None or self._stub[0] is not channel:
+            self._stub = channel, FederationStub(channel)
+        return self._stub[1]
 
     @property
     def _open(self) -> aio.Channel:

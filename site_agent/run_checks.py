@@ -51,11 +51,11 @@ def waiting_for(spec: RunSpec, spec_sha256: str, policy: Policy, approvals: Appr
         RefusalError: If a person has denied it.
     """
     about = f"{spec.method.name}, {spec.plan.run.rounds} rounds, {len(spec.sites)} sites, {spec.aggregation}"
-    digest = configuration_of(spec.plan)
     decisions, subjects = approvals.read(), []
     if policy.approval.runs == "person":
         subjects.append(Subject(kind=Kind.RUN, id=spec.run_id, fingerprint=spec_sha256, about=about))
     if policy.approval.configurations == "person":
+        digest = configuration_of(spec.plan)
         subjects.append(Subject(kind=Kind.CONFIGURATION, id=digest, fingerprint=digest, about=about))
     waiting = []
     for subject in subjects:

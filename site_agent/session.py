@@ -154,9 +154,15 @@ class CheckMembership:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
-    """Fetch an artefact."""
+    """Fetch artefacts.
+
+    Attributes:
+        ref: The first.
+        then: The others, in order; a broadcast is looked into once it is all there.
+    """
 
     ref: ArtefactRef
+    then: tuple[ArtefactRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,7 +290,7 @@ def still_wanted(action: Action, instruction: Instruction) -> bool:
                 return asked == inputs_key(action.round, action.spec, action.task)
             return instruction.round == action.round
         case Download():
-            return action.ref in artefacts_of(instruction)
+            return {action.ref, *action.then} <= set(artefacts_of(instruction))
         case Upload():
             wanted = Mask if action.masked else Submit
             return isinstance(instruction.task, wanted) and instruction.round == action.round
@@ -321,7 +327,7 @@ def _train(round_id: RoundId, spec: ArtefactRef, task: Train, facts: Facts) -> A
     if facts.result is not None:
         return Tell(round=round_id, body=_ready(facts.result, plain=facts.plain is True))
     if facts.missing:
-        return Download(ref=facts.missing[0])
+        return Download(ref=facts.missing[0], then=facts.missing[1:])
     if not facts.made.accepted:
         return Tell(round=round_id, body=Accepted())
     return DoTrain(round=round_id, spec=spec, task=task)
@@ -386,7 +392,7 @@ def _finish(round_id: RoundId, spec: ArtefactRef, task: Finish, facts: Facts) ->
     if facts.kept:
         return Tell(round=round_id, body=Finished())
     if facts.missing:
-        return Download(ref=facts.missing[0])
+        return Download(ref=facts.missing[0], then=facts.missing[1:])
     return FinishRun(round=round_id, spec=spec, task=task)
 
 

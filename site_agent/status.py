@@ -1,18 +1,23 @@
-"""What the agent is doing, in a file that `fedmepd-agent status` reads: written atomically, stays at the site."""
+"""What the agent is doing, in a file that `fedmepd-agent status` reads: written atomically, stays at the site.
+
+The file is for people: it is not synchronised, and a small step may show a moment late, together with the next ones.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 FILE_NAME = "status.json"
 _INTERVAL_S = 1.0
+_SOON_S = 0.25
 _KEPT = 200
 
 
@@ -66,7 +71,7 @@ class Status:
 
 
 class StatusFile:
-    """Keeps the file up to date, at most once a second unless something happened.
+    """Keeps the file up to date: at most once a second of progress, at once where something went wrong or ended.
 
     Args:
         folder: The agent's folder.
@@ -78,6 +83,8 @@ class StatusFile:
         before = read_status(folder) or {}
         self.now = Status(pid=os.getpid(), since=clock(), scores=list(before.get("scores", []))[-_KEPT:])
         self._written = float("-inf")
+        self._later: Callable[[Callable[[], None]], object] | None = None
+        self._waits = False
 
     def connected(self, *, now: bool) -> bool:
         """Note whether the coordinator answers; returns whether that is new."""
@@ -97,12 +104,36 @@ class StatusFile:
         known = [row for row in self.now.scores if (row["run"], row["round"]) != (run, round_number)]
         self.now.scores = [*known, {"run": run, "round": round_number, "dice": mean}][-_KEPT:]
 
+    def write_soon(self) -> None:
+        """Have the file written a moment from now, together with what else happens until then."""
+        if self._later is None:
+            self.write()
+        elif not self._waits:
+            self._waits = True
+            self._later(self._write_waiting)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let small steps wait for each other for as long as the block lasts; for the thread of an event loop."""
+        loop = asyncio.get_running_loop()
+        self._later = lambda work: loop.call_soon_threadsafe(loop.call_later, _SOON_S, work)
+        try:
+            yield
+        finally:
+            self._later = None
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        if self._waits:
+            self.write()
+
     def write(self, *, lazily: bool = False) -> None:
         """Write the file; a full disk does not stop the agent."""
         at = self._clock()
         if lazily and at - self._written < _INTERVAL_S:
             return
-        self._written = self.now.updated = at
+        self._written, self._waits = at, False
+        self.now.updated = at
         temporary = self._path.with_name(f".{FILE_NAME}")
         with contextlib.suppress(OSError):
             temporary.write_text(json.dumps(asdict(self.now)))

@@ -88,8 +88,7 @@ class Training:
             RefusalError: If the round cannot be trained, or the contribution must not leave.
             StorageError: If the disk is full.
         """
-        spec = await asyncio.to_thread(self.spec, action.spec)
-        await asyncio.to_thread(workspace.keep_spec, self.downloads.path(action.spec))
+        spec = await asyncio.to_thread(self._kept_spec, action.spec, workspace)
         layout, patients = await self._opened(spec, workspace, progress)
         policy.check_train(action.task, self.own, layout, self.config)
         path = workspace.contribution(action.round.round_number)
@@ -105,18 +104,29 @@ class Training:
         manifest = await asyncio.to_thread(policy.manifest_of, update, sha256=str(found["sha256"]), most=most)
         if claim:
             await asyncio.to_thread(self.charges.purse.release, action.round, claim, manifest.vector.sha256)
-        result = Result(
-            key=inputs_key(action.round, action.spec, action.task),
-            manifest=manifest,
-            seconds=_told_seconds(float(found["seconds"]), private=patients is not None),
-            inputs=broadcast.names_of(action.task),
-            least_open=await asyncio.to_thread(broadcast.least_open_of, action.task, layout, spec.plan, self.downloads),
-            samples=action.task.samples,
-            claim=claim,
-        )
-        await asyncio.to_thread(workspace.keep_result, action.round.round_number, result)
+
+        def kept() -> Result:
+            result = Result(
+                key=inputs_key(action.round, action.spec, action.task),
+                manifest=manifest,
+                seconds=_told_seconds(float(found["seconds"]), private=patients is not None),
+                inputs=broadcast.names_of(action.task),
+                least_open=broadcast.least_open_of(action.task, layout, spec.plan, self.downloads),
+                samples=action.task.samples,
+                claim=claim,
+            )
+            workspace.keep_result(action.round.round_number, result)
+            return result
+
+        result = await asyncio.to_thread(kept)
         self._show(action, found)
         return result
+
+    def _kept_spec(self, ref: ArtefactRef, workspace: Workspace) -> RunSpec:
+        """Return a run's specification, and keep the first one of the run."""
+        spec = self.spec(ref)
+        workspace.keep_spec(self.downloads.path(ref))
+        return spec
 
     async def _paid(
         self, action: DoTrain, spec: RunSpec, job: SiteRound, path: Path, progress: TrainerProgress

@@ -89,7 +89,8 @@ class Downloads:
         """Receive from the partial file's end on; False if the whole has another hash and was discarded."""
         part = _Part(self.path(ref), ref)
         try:
-            await asyncio.to_thread(part.read)
+            if part.exists():
+                await asyncio.to_thread(part.read)
             if part.size < ref.size:
                 await self._receive(wire, ref, part, progress)
             if part.size < ref.size:
@@ -138,6 +139,10 @@ class _Part:
         self._file = Handle(self._open)
         self._digest = hashlib.sha256()
         self.size = self.flushed = 0
+
+    def exists(self) -> bool:
+        """Whether there is anything to take up."""
+        return self._path.exists()
 
     def read(self) -> None:
         """Take up what is there."""
@@ -241,9 +246,12 @@ async def _chunks(path: Path, begin: int, size: int, progress: Progress) -> Asyn
     offset = begin
     try:
         reading = loop.run_in_executor(None, _read, source, path, spare, offset)
-        while count := await reading:
+        while reading is not None and (count := await reading):
             spare, filled = filled, spare
-            reading = loop.run_in_executor(None, _read, source, path, spare, offset + count)
+            if offset + count < size:
+                reading = loop.run_in_executor(None, _read, source, path, spare, offset + count)
+            else:
+                reading = None
             for start in range(0, count, CHUNK_BYTES):
                 data = filled[start : min(start + CHUNK_BYTES, count)]
                 yield offset, data

@@ -62,11 +62,18 @@ class Workspace:
         self.spec_path = self.folder / "spec.json"
         self._layout: Layout | None = None
         self._hashed: tuple[tuple[int, ...], str] | None = None
+        self._specified: tuple[tuple[int, ...], str] | None = None
 
     def specification(self) -> str | None:
         """Return the hash of the specification that the run goes by here; None before the first training."""
         with disk(self.spec_path):
-            return hashlib.sha256(self.spec_path.read_bytes()).hexdigest() if self.spec_path.exists() else None
+            try:
+                mark = _mark(self.spec_path)
+            except FileNotFoundError:
+                return None
+            if self._specified is None or self._specified[0] != mark:
+                self._specified = mark, hashlib.sha256(self.spec_path.read_bytes()).hexdigest()
+            return self._specified[1]
 
     def layout(self) -> Layout | None:
         """Return the layout of the run as the site's own network has it; None before the first training."""
@@ -141,10 +148,9 @@ class Workspace:
         path = self.contribution(round_number)
         with disk(path):
             try:
-                found = path.stat()
+                mark = (round_number, *_mark(path))
             except FileNotFoundError:
                 return None
-            mark = (round_number, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
             if self._hashed is None or self._hashed[0] != mark:
                 with path.open("rb") as file:
                     self._hashed = mark, hashlib.file_digest(file, "sha256").hexdigest()
@@ -198,6 +204,12 @@ def _read(path: Path) -> Any:
         return None
     except (OSError, ValueError, FedmepdError) as error:
         raise StateError(f"{path} cannot be read", remedy="restore it or remove it; it is made again") from error
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    """Return what changes whenever a file does."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _dumped(result: Result) -> dict[str, Any]:

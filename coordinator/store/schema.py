@@ -1,17 +1,24 @@
 """The schema's version: brought up to date by Alembic migrations, refused if a newer coordinator made it.
 
-All missing steps are one transaction, so an update that is interrupted leaves the old schema. Alembic is imported
-only when there is a step to take.
+All missing steps are one transaction, so an update that is interrupted leaves the old schema. Alembic takes 13 MB and
+is imported only when there is a step to take: an empty database gets the tables as the newest migration leaves them.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, insert, inspect, text
 
 from coordinator.errors import StorageError
+from coordinator.store.tables import metadata
 
 VERSION = "0002"  # of the newest module in migrations/versions; tests compare
 _VERSION_TABLE = "alembic_version"
+_VERSIONS = Table(  # as Alembic makes it
+    _VERSION_TABLE,
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name=f"{_VERSION_TABLE}_pkc"),
+)
 
 
 def bring_up_to_date(connection: Connection) -> None:
@@ -25,13 +32,13 @@ def bring_up_to_date(connection: Connection) -> None:
     """
     found = _version(connection)
     if found is None:
-        _check_empty(connection)
+        _make(connection)
     elif found > VERSION:
         raise StorageError(
             f"the database has the schema {found}, which is newer than this coordinator's {VERSION}",
             remedy="update the coordinator",
         )
-    if found != VERSION:
+    elif found != VERSION:
         _migrate(connection)
 
 
@@ -42,14 +49,16 @@ def _version(connection: Connection) -> str | None:
     return None if found is None else str(found)
 
 
-def _check_empty(connection: Connection) -> None:
-    from coordinator.store.tables import metadata
-
+def _make(connection: Connection) -> None:
     taken = sorted(set(inspect(connection).get_table_names()) & set(metadata.tables))
     if taken:
         raise StorageError(
             f"the database has tables of other software ({', '.join(taken)})", remedy="give an empty database"
         )
+    metadata.create_all(connection, checkfirst=False)
+    if not inspect(connection).has_table(_VERSION_TABLE):
+        _VERSIONS.create(connection, checkfirst=False)
+    connection.execute(insert(_VERSIONS).values(version_num=VERSION))
 
 
 def _migrate(connection: Connection) -> None:

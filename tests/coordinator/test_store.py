@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import stat
 import subprocess
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from coordinator.errors import ConfigError, StorageError
 from coordinator.store import SqlStore, open_store, schema
+from coordinator.store.address import parse
 from tests.coordinator.postgres import PostgresServer, postgres_server
 from tests.coordinator.store_suite import ROOT, RUN, StoreSuite
 
@@ -78,20 +80,30 @@ class TestSqlite(StoreSuite):
         with pytest.raises(StorageError, match="cannot be made"):
             open_store(f"sqlite:///{tmp_path / 'file' / 'x.db'}")
 
-    def test_a_write_that_the_disk_refuses_while_migrating_leaves_an_empty_database(
+    def test_a_write_that_the_disk_refuses_while_the_tables_are_made_leaves_an_empty_database(
         self, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        migrate = schema._migrate
+        make = schema._make
 
-        def cut(connection: object) -> None:
-            migrate(connection)  # type: ignore[arg-type]
+        def cut(connection: Connection) -> None:
+            make(connection)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(schema, "_migrate", cut)
+        monkeypatch.setattr(schema, "_make", cut)
         with pytest.raises(KeyboardInterrupt):
             open_store(url)
         monkeypatch.undo()
         open_store(url).close()
+
+    def test_tables_are_made_as_the_migrations_make_them(self, url: str, tmp_path: Path) -> None:
+        open_store(url).close()
+        migrated = SqlStore(parse(f"sqlite:///{tmp_path / 'migrated.db'}"))
+        with migrated.connection() as connection:
+            schema._migrate(connection)
+        migrated.close()
+        paths = (tmp_path / "data" / "coordinator.db", tmp_path / "migrated.db")
+        made, stepwise = (_statements(path) for path in paths)
+        assert made == stepwise
 
 
 class TestPostgres(StoreSuite):
@@ -125,6 +137,11 @@ class TestPostgres(StoreSuite):
             assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == "on"
 
 
+def _statements(path: Path) -> list[tuple[str, str]]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return sorted(connection.execute("SELECT name, coalesce(sql, '') FROM sqlite_master"))
+
+
 def test_an_unreachable_server_is_told_without_the_password() -> None:
     with pytest.raises(StorageError, match="check that the server runs") as caught:
         open_store("postgresql://user:geheim@127.0.0.1:1/fed?sslpassword=auchgeheim")
@@ -149,9 +166,11 @@ def test_the_known_version_is_that_of_the_newest_migration() -> None:
     assert max(each.revision for each in script.walk_revisions()) == schema.VERSION
 
 
-def test_opening_an_up_to_date_database_imports_no_migrations(tmp_path: Path) -> None:
+@pytest.mark.parametrize("there", [False, True])
+def test_opening_a_new_or_up_to_date_database_imports_no_migrations(tmp_path: Path, *, there: bool) -> None:
     url = f"sqlite:///{tmp_path / 'c.db'}"
-    open_store(url).close()
+    if there:
+        open_store(url).close()
     code = (
         "import sys; from coordinator.store import open_store; open_store(sys.argv[1]).close();"
         " sys.exit('alembic' in sys.modules or 'torch' in sys.modules)"

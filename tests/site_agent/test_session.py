@@ -102,7 +102,7 @@ TABLE = [
     (TRAIN, Facts(standing=False), Nothing),
     (TRAIN, replace(READY, refusal=REFUSAL), Tell(round=ROUND, body=REFUSAL)),
     (TRAIN, replace(READY, refusal=REFUSAL, made=Made(out=True)), Nothing),
-    (TRAIN, replace(READY, missing=(SPEC, SEGMENT)), Download(ref=SPEC)),
+    (TRAIN, replace(READY, missing=(SPEC, SEGMENT)), Download(ref=SPEC, then=(SEGMENT,))),
     (TRAIN, READY, Tell(round=ROUND, body=Accepted())),
     (TRAIN, replace(READY, made=Made(accepted=True)), DoTrain(round=ROUND, spec=SPEC, task=TRAIN)),
     (TRAIN, replace(READY, result=RESULT), TELL_TRAINED),
@@ -282,6 +282,7 @@ def test_training_goes_on_while_its_round_or_its_inputs_do():
 def test_transfers_stop_when_they_are_not_asked_for():
     assert still_wanted(Download(ref=SEGMENT), instruction(TRAIN))
     assert not still_wanted(Download(ref=OTHER), instruction(TRAIN))
+    assert not still_wanted(Download(ref=SEGMENT, then=(OTHER,)), instruction(TRAIN))
     assert not still_wanted(Upload(round=ROUND, ref=VECTOR), instruction(WAIT))
     assert not still_wanted(FinishRun(round=ROUND, spec=SPEC, task=FINISH), instruction(TRAIN))
     assert still_wanted(Resend(), instruction(WAIT))
