@@ -28,7 +28,7 @@ import numpy as np
 import structlog
 from grpc import aio
 
-from coordinator.cli.serve import spare_memory
+from coordinator.cli.serve import return_memory, spare_memory
 from coordinator.events import TrainLead
 from coordinator.ports import LeadFiles
 from fedmepd.artefacts import segment_length
@@ -190,6 +190,7 @@ async def coordinate(folder: Path, values: int, rounds: int, segments: int, site
             await client.close()
         say({"members": made.addresses[0], "newcomers": made.addresses[1]})
         await told()
+        return_memory()  # as `serve` does when it is ready
         resting = forget_peak(os.getpid())
         started = await made.runs.start(RUN.format(rounds=rounds, aggregation=aggregation), actor="benchmark")
         version = 0

@@ -34,10 +34,7 @@ class Artefacts:
     def share(self, path: Path) -> ArtefactRef:
         """Give a file to the blob store and leave it where it is: the lead may be asked for it again after a crash."""
         link = self.scratch / f"share-{uuid.uuid4().hex}"
-        try:
-            os.link(path, link)
-        except OSError:
-            shutil.copyfile(path, link)
+        _link(path, link)
         try:
             return self.take(link)
         finally:
@@ -58,6 +55,21 @@ class Artefacts:
         with self.blobs.open(ref) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)
         return target
+
+    def lend(self, ref: ArtefactRef, name: str) -> Path:
+        """Put a large artefact into the scratch folder to be read only: it is the artefact itself where that can be."""
+        target, fresh = self.scratch / name, self.scratch / f"lend-{uuid.uuid4().hex}"
+        with self.blobs.local(ref, self.scratch) as path:
+            _link(path, fresh)
+        target.unlink(missing_ok=True)  # one name of a file is not renamed over another
+        return fresh.rename(target)
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copyfile(path, target)
 
 
 def ref_of(path: Path) -> ArtefactRef:

@@ -46,7 +46,7 @@ class LeadParts:
         try:
             spec = await self.spec_of(state)
             path = await asyncio.to_thread(self.files.fetch, state.spec, f"{state.run}.json")
-            total = None if effect.sum is None else await asyncio.to_thread(self.files.fetch, effect.sum, "sum")
+            total = None if effect.sum is None else await asyncio.to_thread(self.files.lend, effect.sum, "sum")
             charged = await self.keeper.before(spec, path, state.spec.sha256, effect)
             made = await self.keeper.lead.part(path, charged.part, total)
             await self.keeper.after(spec, charged, made, _anchors(state))

@@ -9,6 +9,7 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +44,8 @@ def serve(config: _Config = Path("coordinator.toml")) -> None:
 
     require_tls_1_3()
     spare_memory()
-    from coordinator import server
+    with without_rich():
+        from coordinator import server
     from coordinator.config import load_config, passphrase
     from coordinator.learner import LeadTrainer
 
@@ -96,6 +98,19 @@ def spare_memory() -> None:
         library.mallopt(_M_ARENA_MAX, 1)
         library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
         library.mallopt(_M_TRIM_THRESHOLD, 4 * _LARGE_BYTES)
+
+
+@contextlib.contextmanager
+def without_rich() -> Iterator[None]:
+    """Keep structlog from loading rich and pygments, 4 MB for coloured tracebacks; what is imported later gets them."""
+    hidden = "rich" not in sys.modules
+    if hidden:
+        sys.modules["rich"] = None  # type: ignore[assignment]  # Python's word for: not to be found
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["rich"]
 
 
 def return_memory() -> None:
