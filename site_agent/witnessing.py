@@ -63,8 +63,13 @@ class Witness:
         return self._silent
 
     def heads(self) -> tuple[LedgerHead, ...]:
-        """Return what a report tells of ledgers (PROTOCOL 5.15): our head, and the coordinator's as noted here."""
-        return tuple(_told(head) for head in (self._ledger.head(), *self._coordinators()))
+        """Return what a report tells of ledgers (PROTOCOL 5.15): our head, and the coordinator's as noted here.
+
+        A ledger that never had a budget or a debit has nothing to prove: its head is not told, or ledgers that only
+        witness each other would grow with every round.
+        """
+        own = (self._ledger.head(),) if self._ledger.ever_used else ()
+        return tuple(_told(head) for head in (*own, *self._coordinators()))
 
     def take(self, heads: Sequence[LedgerHead], listed: MembershipList) -> None:
         """Note what the coordinator says of ledgers (PROTOCOL 4.16), and compare what it says of ours.

@@ -168,9 +168,16 @@ class Custody:
             )
 
     def heads(self) -> tuple[Head, ...]:
-        """Return the newest head of this ledger and of those that it has witnessed; nothing if there is none."""
+        """Return the newest head of this ledger and of those that it has witnessed; nothing if there is none.
+
+        A ledger that never had a budget or a debit has nothing to prove: its own head is not told, or ledgers that only
+        witness each other would grow with every round.
+        """
         with self._lock:
-            return () if self._ledger is None else (self._ledger.head(), *self._ledger.witnessed)
+            if self._ledger is None:
+                return ()
+            own = (self._ledger.head(),) if self._ledger.ever_used else ()
+            return (*own, *self._ledger.witnessed)
 
     def _opened(self) -> Ledger:
         with self._lock:

@@ -45,8 +45,8 @@ class Witness:
         if not self._custody.has_ledger:
             return ()
         found = [_sent(head) for head in await asyncio.to_thread(self._custody.heads)]
-        own = self._uri(site)
-        found[1:] = sorted(found[1:], key=lambda head: (head.owner != own, head.owner))
+        first = (self._custody.identity.uri, self._uri(site))
+        found.sort(key=lambda head: (first.index(head.owner) if head.owner in first else len(first), head.owner))
         return tuple(found[:MAX_HEADS])
 
     async def saw(self, site: str, heads: Sequence[LedgerHead]) -> None:

@@ -87,7 +87,7 @@ def test_ledgers_of_a_private_run_hold_together_and_each_party_notes_the_others(
             assert ledgers[uri].recomputed == 3.0
             others = {COORDINATOR, *URIS.values()} - {uri}
             assert {sighting.witness for sighting in ledgers[uri].sightings} == others
-        assert {sighting.witness for sighting in ledgers[COORDINATOR].sightings} == set(URIS.values())
+        assert not ledgers[COORDINATOR].sightings  # it has no budget, and so nothing to prove
 
     play(tmp_path, act)
 
