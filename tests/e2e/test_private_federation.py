@@ -20,6 +20,8 @@ from security.privacy.independent import epsilon
 from tests.e2e.killable import Federation
 from tests.fedmepd.federation_runs import write_federation
 
+pytestmark = pytest.mark.slow  # real processes with real training: minutes
+
 ROUNDS = 2
 OWNED = (("flair", "t1ce"), ("t1", "t2"))
 PRIVACY = """
@@ -120,7 +122,6 @@ def test_everybody_has_seen_everybody_elses_ledger(played: Played) -> None:
         assert {sighting.witness for sighting in ledger.sightings} == owners - {ledger.owner}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("victim", ["coordinator", "lead trainer"])
 def test_killed_between_debit_and_release_the_lead_pays_once(
