@@ -11,17 +11,13 @@ from functools import partial
 from fedmepd.jobs import Account
 from fedmepd.plan import Plan
 from fedmepd.private_anchors import PrivacyHooks
-from security.privacy.terms import Event
 
 
 def epsilons(job: Account) -> list[float]:
     """Return the epsilon of each history of a job, at its delta."""
-    from security.privacy.accounting import epsilon
+    from security.privacy import accounting
 
-    return [
-        epsilon([Event(noise=noise, rate=rate, steps=steps) for noise, rate, steps in history], job.delta)
-        for history in job.histories
-    ]
+    return accounting.epsilons(job.histories, job.delta)
 
 
 def hooks_of(plan: Plan) -> PrivacyHooks | None:

@@ -178,22 +178,11 @@ def learner_for(
         calibration=plan.calibration.style if calibrated else None,
         shared=plan.method.shared,
     )
-    crops = CropSettings(
-        edge=plan.training.crop,
-        batch=plan.training.batch,
-        foreground_share=plan.training.foreground_share,
-        augment=plan.training.augment,
-        workers=workers,
-    )
+    crops = _crops_of(plan, workers)
     sources = [
         CropSource(m.patients.train, crops, seed=plan.run.seed, member=m.id, given=m.modalities) for m in members
     ]
-    optimiser = OptimiserSettings(
-        name=plan.training.optimizer,
-        learning_rate=plan.training.learning_rate,
-        weight_decay=plan.training.weight_decay,
-        rounds=plan.run.rounds,
-    )
+    optimiser = _optimiser_of(plan)
     private = plan.privacy.server if first.id == SERVER_ID else plan.privacy.sites
     if private is None:
         return Learner(architecture, sources, optimiser=optimiser, backend=backend, seed=plan.run.seed, member=first.id)
@@ -211,4 +200,25 @@ def learner_for(
         member=first.id,
         settings=private,
         randomness=randomness,
+    )
+
+
+def _crops_of(plan: Plan, workers: int) -> CropSettings:
+    training = plan.training
+    return CropSettings(
+        edge=training.crop,
+        batch=training.batch,
+        foreground_share=training.foreground_share,
+        augment=training.augment,
+        workers=workers,
+    )
+
+
+def _optimiser_of(plan: Plan) -> OptimiserSettings:
+    training = plan.training
+    return OptimiserSettings(
+        name=training.optimizer,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        rounds=plan.run.rounds,
     )

@@ -13,17 +13,15 @@ from fedmepd.jobs import Account, parse_job
 from fedmepd.plan import Plan
 from fedmepd.private_anchors import PrivacyHooks
 from fedmepd.worker import Progress
-from security.privacy.terms import Event
 
 
 def account(arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Answer a job `account`: the epsilon of each history, at its delta."""
-    from security.privacy.accounting import epsilon
+    from security.privacy.accounting import epsilons
 
     job = parse_job(Account, arguments)
     progress(phase="accounting")
-    histories = ([Event(noise=z, rate=q, steps=steps) for z, q, steps in history] for history in job.histories)
-    return {"epsilons": [epsilon(history, job.delta) for history in histories]}
+    return {"epsilons": epsilons(job.histories, job.delta)}
 
 
 def hooks_of(plan: Plan) -> PrivacyHooks | None:

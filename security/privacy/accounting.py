@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from security.privacy import gaussian
@@ -58,6 +58,15 @@ def epsilon(events: Sequence[Event], delta: float) -> float:
         return min(undrawn, _numerical(parts, delta))
     except _CannotSayError:
         return min(undrawn, _renyi(parts, delta))
+
+
+def epsilons(histories: Iterable[Iterable[tuple[float, float, int]]], delta: float) -> list[float]:
+    """Return the epsilon of each of several histories, whose events come as (noise, rate, steps).
+
+    Raises:
+        BudgetError: If one of those is out of range.
+    """
+    return [epsilon([Event(noise=z, rate=q, steps=steps) for z, q, steps in history], delta) for history in histories]
 
 
 def renyi_epsilon(events: Sequence[Event], delta: float) -> float:

@@ -173,7 +173,11 @@ def test_the_newest_copy_put_back_and_the_note_removed_it_goes_on(office: Office
     (tmp_path / "newest").rename(office.path.parent)
     office.open()
     play(office.witness.saw("a", (shown,)))
-    play(office.before(anchors(rounds=3), part(1, "1")))
+    assert office.custody.stopped is None
+    before = len(office.entries("debit"))
+    charged = play(office.before(anchors(rounds=3), part(1, "1")))
+    assert charged.part.release
+    assert len(office.entries("debit")) == before + 1
 
 
 TRAIN = Train(segments=(), anchors=None, start=None, samples=0.0)

@@ -11,13 +11,10 @@ from pathlib import Path
 import pytest
 
 from coordinator import events as ev
-from coordinator.driver import Driver
-from coordinator.runs import Runs
 from coordinator.state import RunStatus
-from site_agent import link as link_module
-from site_agent.tls import options
 from tests.federation.agents import start_agent, tools_of
 from tests.federation.hospital import RUN, Hospital, IdleLead
+from tests.federation.stops import Stop, reconnect_quickly
 from tests.federation.tcp_proxy import Proxy
 
 SITES = {"a": ("flair", "t1ce"), "b": ("t1", "t2")}
@@ -27,48 +24,16 @@ EVENTS = [ev.LeadTrained, ev.Published, ev.Summed]
 
 @pytest.fixture(autouse=True)
 def _quick_to_reconnect(monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = {
-        "grpc.min_reconnect_backoff_ms": 500,
-        "grpc.initial_reconnect_backoff_ms": 50,
-        "grpc.max_reconnect_backoff_ms": 100,
-    }
-    monkeypatch.setattr(link_module, "options", lambda proxy: tuple({**dict(options(proxy)), **quick}.items()))
-
-
-class Stop:
-    """Where the first coordinator comes to its end: what it would do then is never done."""
-
-    def __init__(self, kind: type, number: int) -> None:
-        self.kind, self.left, self.reached = kind, number, asyncio.Event()
-
-    def here(self, what: object) -> bool:
-        if isinstance(what, self.kind) and not self.reached.is_set():
-            self.left -= 1
-            if self.left == 0:
-                self.reached.set()
-                return True
-        return self.reached.is_set()
+    reconnect_quickly(monkeypatch)
 
 
 async def run(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: type, number: int) -> IdleLead:
     stop = Stop(kind, number)
-    perform, insist = Runs.perform, Driver.insist
-
-    def performing(self: Runs, state: object, effect: ev.Effect) -> None:
-        if not stop.here(effect):
-            perform(self, state, effect)  # type: ignore[arg-type]
-
-    async def insisting(self: Driver, event: ev.Event) -> None:
-        if stop.here(event):
-            await asyncio.Event().wait()
-        await insist(self, event)
-
     hospital, lead = Hospital(folder, SITES), IdleLead(folder / "lead")
     await asyncio.to_thread(hospital.found)
     async with Proxy("localhost:1").open() as proxy:
         with monkeypatch.context() as patched:
-            patched.setattr(Runs, "perform", performing)
-            patched.setattr(Driver, "insist", insisting)
+            stop.arm(patched)
             async with hospital.serving(lead) as made:
                 for site in (await hospital.open(made)).values():
                     await site.close()

@@ -16,21 +16,17 @@ import pytest
 
 from coordinator import events as ev
 from coordinator.budgets.checks import CONDITIONAL_WARNING
-from coordinator.driver import Driver
 from coordinator.errors import ConfigError, NotFoundError
 from coordinator.events import TrainLead
 from coordinator.ports import History, LeadFiles
-from coordinator.runs import Runs
 from coordinator.state import RunStatus
 from protos.terms import Accepted, Train
-from security.privacy.accounting import epsilon
+from security.privacy.accounting import epsilon, epsilons
 from security.privacy.exports import verify
-from security.privacy.terms import Event
-from site_agent import link as link_module
-from site_agent.tls import options
 from tests.coordinator.budgets_at_hand import head_of
 from tests.federation.agents import start_agent, tools_of
 from tests.federation.hospital import RUN, Hospital, IdleLead
+from tests.federation.stops import Stop, reconnect_quickly
 from tests.federation.tcp_proxy import Proxy
 
 SITES = {"a": ("flair", "t1ce"), "b": ("t1", "t2")}
@@ -41,12 +37,7 @@ ROUNDS, RELEASES = 3, 3
 
 @pytest.fixture(autouse=True)
 def _quick_to_reconnect(monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = {
-        "grpc.min_reconnect_backoff_ms": 500,
-        "grpc.initial_reconnect_backoff_ms": 50,
-        "grpc.max_reconnect_backoff_ms": 100,
-    }
-    monkeypatch.setattr(link_module, "options", lambda proxy: tuple({**dict(options(proxy)), **quick}.items()))
+    reconnect_quickly(monkeypatch)
 
 
 @dataclass
@@ -62,7 +53,7 @@ class NoisyLead(IdleLead):
         return 40
 
     async def account(self, histories: Sequence[History], delta: float) -> tuple[float, ...]:
-        return tuple(epsilon([Event(noise=z, rate=q, steps=n) for z, q, n in one], delta) for one in histories)
+        return tuple(epsilons(histories, delta))
 
     async def part(self, spec: Path, part: TrainLead, sum_path: Path | None) -> LeadFiles:
         files = await super().part(spec, part, sum_path)
@@ -80,39 +71,14 @@ class NoisyLead(IdleLead):
         return replace(files, anchors=path, released=released)
 
 
-class Stop:
-    """Where the first coordinator comes to its end: what it would do then is never done."""
-
-    def __init__(self, kind: type, number: int) -> None:
-        self.kind, self.left, self.reached = kind, number, asyncio.Event()
-
-    def here(self, what: object) -> bool:
-        if isinstance(what, self.kind) and not self.reached.is_set():
-            self.left -= 1
-            if self.left == 0:
-                self.reached.set()
-        return self.reached.is_set()
-
-
 async def run(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: type, number: int) -> NoisyLead:
     """Play a run whose first coordinator is killed; it goes on with a second one."""
-    stop, perform, insist = Stop(kind, number), Runs.perform, Driver.insist
+    stop = Stop(kind, number)
     hospital, lead = Hospital(folder, SITES), NoisyLead(folder / "lead")
-
-    def performing(self: Runs, state: object, effect: ev.Effect) -> None:
-        if not stop.here(effect):
-            perform(self, state, effect)  # type: ignore[arg-type]
-
-    async def insisting(self: Driver, event: ev.Event) -> None:
-        if stop.here(event):
-            await asyncio.Event().wait()
-        await insist(self, event)
-
     await asyncio.to_thread(hospital.found)
     async with Proxy("localhost:1").open() as proxy:
         with monkeypatch.context() as patched:
-            patched.setattr(Runs, "perform", performing)
-            patched.setattr(Driver, "insist", insisting)
+            stop.arm(patched)
             async with hospital.serving(lead, privacy=BUDGET) as made:
                 for site in (await hospital.open(made)).values():
                     await site.close()
