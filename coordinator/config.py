@@ -63,6 +63,28 @@ class Privacy(_Section):
     delta: float = Field(gt=0, lt=1, description="at which it is reckoned; below one over the number of patients")
 
 
+class Metrics(_Section):
+    """Where metrics and health are told, to the operator's own monitoring (`protos.exposition`)."""
+
+    listen: str = Field("127.0.0.1:9464", pattern=rf"{_ADDRESS}|^$", description="host:port; empty: nowhere")
+    certificate: Path | None = Field(None, description="PEM file; with `key`, the endpoint speaks TLS")
+    key: Path | None = Field(None, description="PEM file of the certificate's key")
+    client_ca: Path | None = Field(None, description="PEM file of who signs the certificates of readers")
+
+
+class StatusPage(_Section):
+    """The web page for operators and auditors; TLS with the coordinator's own certificate."""
+
+    listen: str = Field("127.0.0.1:8445", pattern=rf"{_ADDRESS}|^$", description="host:port; empty: no page")
+
+
+class Retention(_Section):
+    """How long records of what is over are kept. Audit log, ledger, and kept models never fall under it."""
+
+    rounds: int = Field(1000, ge=1, description="finished rounds of a run whose details are kept, the latest ones")
+    days: float = Field(365.0, gt=0, description="runs that ended longer ago lose their rounds' details")
+
+
 class Config(_Section):
     """The whole file."""
 
@@ -70,6 +92,9 @@ class Config(_Section):
     lead: Lead
     compute: Compute = Compute()
     privacy: Privacy | None = None
+    metrics: Metrics = Metrics()
+    status_page: StatusPage = StatusPage()
+    retention: Retention = Retention()
 
     @property
     def database_url(self) -> str:
@@ -123,8 +148,10 @@ def _resolved(config: Config, folder: Path, database: str | None) -> Config:
         }
     )
     cache = config.lead.cache or service.data / "lead" / "cache"
+    files = {name: getattr(config.metrics, name) for name in ("certificate", "key", "client_ca")}
+    metrics = config.metrics.model_copy(update={name: path and folder / path for name, path in files.items()})
     lead = config.lead.model_copy(update={"cohort": folder / config.lead.cohort, "cache": folder / cache})
-    return config.model_copy(update={"coordinator": service, "lead": lead})
+    return config.model_copy(update={"coordinator": service, "lead": lead, "metrics": metrics})
 
 
 def _first(error: ValidationError) -> str:

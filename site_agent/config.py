@@ -81,6 +81,15 @@ class Proxy(_Section):
     url: str | None = Field(None, pattern=r"^http://[^\s/]+:\d{1,5}/?$", description="http://host:port")
 
 
+class Metrics(_Section):
+    """Where metrics and health are told, to the hospital's own monitoring (`protos.exposition`)."""
+
+    listen: str = Field("127.0.0.1:9465", pattern=rf"{_ADDRESS}|^$", description="host:port; empty: nowhere")
+    certificate: Path | None = Field(None, description="PEM file; with `key`, the endpoint speaks TLS")
+    key: Path | None = Field(None, description="PEM file of the certificate's key")
+    client_ca: Path | None = Field(None, description="PEM file of who signs the certificates of readers")
+
+
 class Config(_Section):
     """The whole file."""
 
@@ -89,6 +98,7 @@ class Config(_Section):
     compute: Compute = Compute()
     limits: Limits = Limits()
     proxy: Proxy = Proxy()
+    metrics: Metrics = Metrics()
 
     @model_validator(mode="after")
     def _ports(self) -> Self:
@@ -153,7 +163,9 @@ def _resolved(config: Config, folder: Path) -> Config:
     service = config.agent.model_copy(update=update)
     cache = None if config.cohort.cache is None else folder / config.cohort.cache
     cohort = config.cohort.model_copy(update={"path": folder / config.cohort.path, "cache": cache})
-    return config.model_copy(update={"agent": service, "cohort": cohort})
+    files = {name: getattr(config.metrics, name) for name in ("certificate", "key", "client_ca")}
+    metrics = config.metrics.model_copy(update={name: path and folder / path for name, path in files.items()})
+    return config.model_copy(update={"agent": service, "cohort": cohort, "metrics": metrics})
 
 
 def _policy(named: Path | None, folder: Path) -> Path | None:

@@ -1,0 +1,179 @@
+"""Metrics and health over HTTP, as both services serve them to their own site's monitoring (never to each other).
+
+    /metrics   Prometheus' text format, or OpenMetrics where it is asked for
+    /healthz   200 while the service's loop turns: whether to restart it
+    /readyz    200 while every check holds, else 503: whether it can do its work; one line per check
+
+Read only, without state, for a few trusted readers: requests are answered one thread each and given up after ten
+seconds. TLS and client certificates where they are configured. Says nothing about patients: what is exposed is the
+registry's matter (`ops/METRICS.md`).
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from socket import AF_INET6
+from typing import Self
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+_TIMEOUT_S = 10.0
+_TEXT = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that must hold for the service to do its work.
+
+    Attributes:
+        name: A word, such as `database`; a label of metrics, so one of a few.
+        ok: Whether it holds.
+        text: What was found; no secrets, nothing of patients.
+    """
+
+    name: str
+    ok: bool
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointTls:
+    """Certificates of the endpoint.
+
+    Attributes:
+        certificate: PEM file of the chain.
+        key: PEM file of its key.
+        client_ca: PEM file of who may sign readers' certificates; any reader if None.
+    """
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Return the server's side of TLS.
+
+        Raises:
+            OSError: If a file cannot be read or is not what it should be.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self.certificate, self.key)
+        if self.client_ca is not None:
+            context.load_verify_locations(self.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+class Exposition:
+    """The endpoint; a context manager that serves in threads of its own.
+
+    Args:
+        listen: host:port; port 0 takes a free one.
+        registry: What `/metrics` tells.
+        alive: Whether the service's loop turns.
+        checks: What `/readyz` tells; called for every request, in its thread.
+        tls: Certificates; plain HTTP if None.
+
+    Raises:
+        OSError: If the port is taken, or a certificate cannot be used.
+    """
+
+    def __init__(
+        self,
+        listen: str,
+        registry: CollectorRegistry,
+        *,
+        alive: Callable[[], bool],
+        checks: Callable[[], Sequence[Check]],
+        tls: EndpointTls | None = None,
+    ) -> None:
+        host, _, port = listen.rpartition(":")
+        self._host = host
+        self._server = _server_of(host.strip("[]"), int(port), _handler_of(registry, alive, checks, tls))
+        self._thread = threading.Thread(target=self._server.serve_forever, name="exposition", daemon=True)
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as host:port."""
+        return f"{self._host}:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        """Begin to serve."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _server_of(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    class Server(ThreadingHTTPServer):
+        daemon_threads, block_on_close = True, False
+
+    if ":" in host:
+        Server.address_family = AF_INET6
+    return Server((host, port), handler)
+
+
+def _handler_of(
+    registry: CollectorRegistry,
+    alive: Callable[[], bool],
+    checks: Callable[[], Sequence[Check]],
+    tls: EndpointTls | None,
+) -> type[BaseHTTPRequestHandler]:
+    context = None if tls is None else tls.context()
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout, server_version, sys_version = _TIMEOUT_S, "fedmepd", ""
+
+        def setup(self) -> None:
+            """Shake hands in the request's own thread: a slow reader holds up nobody else."""
+            if context is not None:
+                self.request.settimeout(_TIMEOUT_S)
+                self.request = context.wrap_socket(self.request, server_side=True)
+            super().setup()
+
+        def do_GET(self) -> None:
+            """Answer."""
+            path = self.path.partition("?")[0]
+            if path == "/metrics":
+                encode, kind = choose_encoder(self.headers.get("Accept", ""))
+                self._send(HTTPStatus.OK, kind, encode(registry))
+            elif path == "/healthz":
+                turns = alive()
+                status = HTTPStatus.OK if turns else HTTPStatus.SERVICE_UNAVAILABLE
+                self._send(status, _TEXT, b"ok\n" if turns else b"the service's loop does not turn\n")
+            elif path == "/readyz":
+                found = checks()
+                lines = "".join(f"{'ok  ' if c.ok else 'FAIL'} {c.name}{': ' * bool(c.text)}{c.text}\n" for c in found)
+                ready = all(check.ok for check in found)
+                self._send(HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, lines.encode())
+            else:
+                self._send(HTTPStatus.NOT_FOUND, _TEXT, b"/metrics, /healthz and /readyz are here\n")
+
+        do_HEAD = do_GET  # noqa: N815  the base class calls it so
+
+        def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Say nothing: every scrape would be a line."""
+
+    return Handler
