@@ -1,4 +1,4 @@
-"""`fedmepd-coordinator issuer` and `fedmepd-admin consortium certify`: the issuing certificate renewed, near and far."""
+"""`fedmepd-coordinator issuer`, `fedmepd-admin consortium certify`: the issuing certificate renewed, near and far."""
 
 from __future__ import annotations
 
