@@ -1,0 +1,106 @@
+"""How a service states its metrics: one catalogue each, from which collectors and `ops/METRICS.md` are made.
+
+A catalogue is data. A `Book` of it makes what is exposed, so that nothing is exposed that the catalogue does not name,
+and labels and types are those that it states. Names follow Prometheus: base units, `_total` for counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+
+Labels = tuple[str, ...]
+_TOTAL = "_total"
+
+
+class Kind(StrEnum):
+    """What a metric is to Prometheus."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One metric of a service.
+
+    Attributes:
+        name: As it is exposed, a counter's with `_total`.
+        help: What it means, in a sentence; also when it is absent.
+        kind: Its type.
+        labels: Its labels: of each the values, or words about them where they are not known beforehand.
+        unit: Of its values, in words; empty for counts.
+        group: What it belongs to, for the reference.
+        buckets: Upper bounds of a histogram.
+    """
+
+    name: str
+    help: str
+    kind: Kind = Kind.GAUGE
+    labels: Mapping[str, Sequence[str] | str] = field(default_factory=dict)
+    unit: str = ""
+    group: str = ""
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def base(self) -> str:
+        """The name as prometheus_client wants it: it appends `_total` itself."""
+        return self.name.removesuffix(_TOTAL) if self.kind is Kind.COUNTER else self.name
+
+
+class Book:
+    """The metrics of a catalogue by name.
+
+    Args:
+        prefix: Of all names; names are given without it.
+        catalogue: The metrics.
+    """
+
+    def __init__(self, prefix: str, catalogue: Iterable[Metric]) -> None:
+        self._prefix, self._metrics = prefix, {metric.name: metric for metric in catalogue}
+
+    def metric(self, name: str) -> Metric:
+        """Return a metric by its name without the prefix."""
+        return self._metrics[self._prefix + name]
+
+    def family(self, name: str, samples: Mapping[Labels, float] | float | None) -> Family:
+        """Return a gauge or counter as it is now, for a collector.
+
+        Args:
+            name: Without the prefix.
+            samples: Values by those of the labels, in the catalogue's order; one value of a metric without labels; None
+                if it is not known now.
+        """
+        metric = self.metric(name)
+        kind = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
+        family = kind(metric.base, metric.help, labels=tuple(metric.labels))
+        found = {(): samples} if isinstance(samples, int | float) else samples or {}
+        for labels, value in found.items():
+            family.add_metric(labels, value)
+        return family
+
+    def counter(self, name: str, registry: CollectorRegistry) -> Counter:
+        """Return a counter of events; where all values of its labels are known, it begins with zeros."""
+        metric = self.metric(name)
+        made = Counter(metric.base, metric.help, tuple(metric.labels), registry=registry)
+        values = next(iter(metric.labels.values()), "")
+        if len(metric.labels) == 1 and not isinstance(values, str):
+            for value in values:
+                made.labels(value)
+        return made
+
+    def histogram(self, name: str, registry: CollectorRegistry) -> Histogram:
+        """Return a histogram of events."""
+        metric = self.metric(name)
+        return Histogram(metric.base, metric.help, tuple(metric.labels), registry=registry, buckets=metric.buckets)
+
+
+def states(present: str, values: Iterable[str]) -> dict[Labels, float]:
+    """Return a metric that is 1 for the present one of a few values, and 0 for the others."""
+    return {(value,): float(value == present) for value in values}
