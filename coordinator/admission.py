@@ -47,7 +47,8 @@ def check_segments(segments: Sequence[SegmentSlice], layout: Layout, own: Sequen
     for announced, segment in zip(segments, wanted, strict=True):
         if announced.values != vector_length(segment):
             raise RefusedError(
-                f"manifest: segment {segment.name!r} has {announced.values} values, not {vector_length(segment)}"
+                f"manifest: segment {segment.name!r} has {announced.values} values, not {vector_length(segment)}",
+                remedy="check that site and coordinator run the same release",
             )
     size = _WORD * sum(segment.values for segment in segments)
     if size > max_bytes:

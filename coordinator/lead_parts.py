@@ -79,6 +79,7 @@ class LeadParts:
             layout=files.share(made.layout),
             model=files.share_if(made.model),
             samples=made.samples,
+            scores=made.cohort,
         )
 
 

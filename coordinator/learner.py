@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import structlog
 from coordinator.config import Config
 from coordinator.events import TrainLead
 from coordinator.ports import History, LeadError, LeadFiles
+from coordinator.state import CohortScores
 from fedmepd import durable
 from fedmepd.errors import JobFailedError, WorkerDiedError
 from fedmepd.sections import SERVER_ID
@@ -171,7 +173,25 @@ def _files(result: Mapping[str, Any], out: Path) -> LeadFiles:
         model=_path(result.get("model")),
         samples=float(result["samples"]),
         released=dict(result.get("released", {})),
+        cohort=_scores(result),
     )
+
+
+def _scores(result: Mapping[str, Any]) -> CohortScores:
+    """Return what the worker says of how well the model does."""
+    cohort = result.get("cohort") or {}
+    return CohortScores(
+        dice={str(region): float(mean) for region, mean in cohort.get("dice", {}).items()},
+        scored=int(cohort.get("scored", 0)),
+        loss=_number(cohort.get("loss")),
+        sites=int(cohort.get("sites", 0)),
+        lead_dice={str(region): float(value) for region, value in result.get("last_dice", {}).items()},
+        lead_loss=_number(result.get("loss")),
+    )
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and isfinite(value) else None
 
 
 def _path(artefact: Mapping[str, Any] | None) -> Path | None:

@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal, Protocol
 from coordinator.events import TrainLead
 from coordinator.records import AuditRow, LastReport, MemberRow, ModelRow, RoundRow, RunRow, TokenRow
 from coordinator.starting import Started
-from coordinator.state import RunState
+from coordinator.state import CohortScores, RunState
 from fedmepd.aggregation import Quantisation
 from fedmepd.layout import Layout
 from protos.terms import Activity, ArtefactRef, RoundId
@@ -208,6 +208,7 @@ class LeadFiles:
         samples: Training patients of all sites, from the last opened sum.
         released: What is private in it, by mechanism (`anchors`, `training`): the SHA-256 of the anchors' file, the
             digest in the model file's header.
+        cohort: How well the model does.
     """
 
     segments: Mapping[str, Path]
@@ -217,6 +218,7 @@ class LeadFiles:
     model: Path | None
     samples: float
     released: Mapping[str, str] = field(default_factory=dict)
+    cohort: CohortScores = field(default_factory=CohortScores)
 
 
 class LeadError(Exception):

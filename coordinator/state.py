@@ -183,6 +183,29 @@ class RoundState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CohortScores:
+    """How well the model does, as far as the coordinator may know it: means over many sites, and the lead's own.
+
+    Attributes:
+        dice: Mean validation Dice per region over the sites that brought one to the last opened sum, of the last
+            validation each had made before it; empty while unknown, in runs whose sites train privately, and where
+            fewer sites than the run's minimum brought one.
+        scored: How many sites brought one.
+        loss: Mean training loss over the cohort's patients; None while unknown, and where sites train privately.
+        sites: Sites in that sum.
+        lead_dice: Dice per region of the lead's last validation; empty while unknown, and where it trains privately.
+        lead_loss: Training loss of the lead; None where it trains privately.
+    """
+
+    dice: dict[str, float] = field(default_factory=dict)
+    scored: int = 0
+    loss: float | None = None
+    sites: int = 0
+    lead_dice: dict[str, float] = field(default_factory=dict)
+    lead_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
     """What the lead published after a round: the broadcast of the next one, and the model.
 
@@ -194,6 +217,7 @@ class Publication:
         layout: JSON of the layout (`fedmepd.artefacts`).
         model: The global model as a file that `fedmepd predict` takes.
         samples: Training patients of all sites, from the last opened sum.
+        scores: How well the model does.
     """
 
     round_number: int
@@ -203,6 +227,7 @@ class Publication:
     layout: ArtefactRef
     model: ArtefactRef | None
     samples: float
+    scores: CohortScores = field(default_factory=CohortScores)
 
     @property
     def artefacts(self) -> tuple[ArtefactRef, ...]:

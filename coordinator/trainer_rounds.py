@@ -23,7 +23,7 @@ from fedmepd.layout_json import layout_digest, layout_to_json
 from fedmepd.member_states import commit_member, digest_of, key_of, load_best, load_tensors
 from fedmepd.outcome import save_member_model
 from fedmepd.participants import LeadParticipant, Validated
-from fedmepd.records import aggregate_record, training_record, validation_record
+from fedmepd.records import aggregate_record, cohort_record, training_record, validation_record
 from fedmepd.round_state import ServerState
 from fedmepd.round_store import RoundStore
 from fedmepd.rounds import start_weights
@@ -51,8 +51,8 @@ def train_start(job: LeadStart, lead: LeadParticipant, progress: Progress) -> di
             permitted=job.release,
             released=lambda _: released.append("anchors"),
         )
-        _record(job.state_dir, 0, trained, None, None)
-        _commit(store, state, key, trained, validated=None, before={}, released=released)
+        _record(job.state_dir, 0, trained, lead)
+        _commit(store, state, key, _result(lead, trained, None, None, {}), before={}, best=None, released=released)
     return _published(job, lead, store, 0, repeated=done is not None)
 
 
@@ -87,8 +87,9 @@ def train_round(job: LeadRound, lead: LeadParticipant, progress: Progress) -> di
         if lead.spec.plan.validates_in(job.round):
             progress(phase="validating", done=0, of=len(lead.member.patients.validate))
             found = lead.validate(state, load_best(store, before))
-        _record(job.state_dir, job.round, trained, opened, found)
-        _commit(store, state, key, trained, validated=found, before=before, released=released)
+        _record(job.state_dir, job.round, trained, lead, opened, found)
+        result, best = _result(lead, trained, opened, found, before), None if found is None else found.best
+        _commit(store, state, key, result, before=before, best=best, released=released)
     return _published(job, lead, store, job.round, repeated=done is not None)
 
 
@@ -136,37 +137,63 @@ def _commit(
     store: RoundStore,
     state: ServerState,
     key: str,
-    trained: Trained,
+    result: Mapping[str, Any],
     *,
-    validated: Validated | None,
     before: Mapping[str, Any],
+    best: Best | None,
     released: list[str],
 ) -> None:
     facts = {
         "key": key,
         "released": released,
         "server": {"round_number": state.round_number, "samples": state.samples},
-        "result": {
-            "loss": trained.loss,
-            "seconds": trained.seconds,
-            "steps": trained.steps,
-            "dice": _dice(validated),
-        },
+        "result": result,
     }
-    best = None if validated is None else validated.best
     commit_member(store, state.round_number, server_tensors(state), facts, best=best, before=before)
+
+
+def _result(
+    lead: LeadParticipant,
+    trained: Trained,
+    opened: Opened | None,
+    found: Validated | None,
+    before: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what is told of a round beside its artefacts.
+
+    `cohort` is of the last opened sum, `last_dice` of the server's last validation: a round without one keeps the one
+    before. A server that trains privately tells no Dice: its validation patients have no noise.
+    """
+    earlier = before.get("result", {})
+    dice = _dice(found)
+    told = dice["regions"] if dice is not None else earlier.get("last_dice", {})
+    return {
+        "loss": trained.loss,
+        "seconds": trained.seconds,
+        "steps": trained.steps,
+        "dice": dice,
+        "cohort": earlier.get("cohort") if opened is None else cohort_record(opened, lead.rules),
+        "last_dice": told if lead.spec.plan.privacy.server is None else {},
+    }
 
 
 def _dice(found: Validated | None) -> dict[str, Any] | None:
     return None if found is None or not found.dice else {"regions": dict(found.dice), "mean": found.score}
 
 
-def _record(folder: Path, round_number: int, trained: Trained, opened: Opened | None, found: Validated | None) -> None:
+def _record(
+    folder: Path,
+    round_number: int,
+    trained: Trained,
+    lead: LeadParticipant,
+    opened: Opened | None = None,
+    found: Validated | None = None,
+) -> None:
     """Write the server's records; those of a round that is done again are replaced."""
     metrics = Metrics(folder, after_round=round_number - 1, board=False)
     metrics.write(round_number, SERVER_ID, "train", **training_record(trained))
     if opened is not None:
-        metrics.write(round_number, "federation", "aggregate", **aggregate_record(opened))
+        metrics.write(round_number, "federation", "aggregate", **aggregate_record(opened, lead.rules))
     if found is not None and found.dice:
         metrics.write(round_number, SERVER_ID, "validate", **validation_record(found))
     metrics.close()

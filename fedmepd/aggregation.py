@@ -1,8 +1,10 @@
 """Aggregation: packing a site's update into integers, summing streams of them, and opening the sum. Torch-free.
 
-One vector per segment: [plain deltas | weight*delta of filters | weights of slots | counts of slots | scalars].
+One vector per segment: [plain deltas | weight*delta of filters | weights of slots | counts of slots | scores |
+scalars]. Scores are in `common` only: 1 if the site brings the Dice of a validation, and that Dice, region by region.
 Sums are taken in the ring of `fedmepd.fixed_point`, one contribution at a time, so memory does not grow with sites.
-What is opened is the mean delta of plain values and, per (filter, block) slot, sum(H*delta) / sum(H).
+What is opened is the mean delta of plain values and, per (filter, block) slot, sum(H*delta) / sum(H); of scores and
+scalars the sums.
 
 Source: method section 3, steps 2 and 3.
 """
@@ -21,7 +23,9 @@ from fedmepd.layout import COMMON, FloatArray, Layout, Segment
 
 WEIGHT_BOUNDS = (1 / 64, 4.0)
 SCALARS = ("contributors", "samples", "loss", "steps")
+SCORED = "scored"
 _SCALAR_CLIP = float(1 << 20)
+_DICE = "dice/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +36,7 @@ class Quantisation:
         delta: Plain deltas.
         weighted: Weight times delta, of filters.
         weight: Weights H.
-        count: Counts (0 or 1 per site).
+        count: Counts (0 or 1 per site) and scores (0 to 1).
         scalar: Sample counts and loss sums.
     """
 
@@ -95,6 +99,7 @@ def pack(
     formats: Quantisation,
     stream: Sequence[object],
     site: str,
+    dice: Mapping[str, float] | None = None,
 ) -> Contribution:
     """Turn a site's update into integers.
 
@@ -105,9 +110,10 @@ def pack(
         formats: Fixed-point formats.
         stream: What seeds the rounding: run and round (site and segment are added here).
         site: Who contributes.
+        dice: The site's validation Dice per region, in [0, 1]; None or empty if it brings none.
 
     Raises:
-        UpdateError: If a value is not finite or a shape is not the layout's.
+        UpdateError: If a value is not finite, a shape is not the layout's, or the Dice is none of its regions.
     """
     vectors = {}
     for segment in layout.segments:
@@ -123,6 +129,7 @@ def pack(
             (formats.weighted, weighted),
             (formats.weight, update.weights),
             (formats.count, update.counts),
+            (formats.count, _scores(segment, dice or {}, site)),
             (formats.scalar, values),
         )
         random = rounding_stream(*stream, site, segment.name)
@@ -183,7 +190,14 @@ class OpenedSegment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """What the coordinator learns from a round: sums, and who is in them."""
+    """What the coordinator learns from a round: sums, and who is in them.
+
+    Attributes:
+        segments: Opened segments by name.
+        scalars: Sums over the sites: `SCALARS`, and of a layout with regions `scored` (sites that bring a Dice) and
+            `dice/<region>`.
+        sites: Who is in the sums.
+    """
 
     segments: Mapping[str, OpenedSegment]
     scalars: Mapping[str, float]
@@ -204,17 +218,26 @@ def open_sum(accumulator: Accumulator, formats: Quantisation) -> Opened:
         if segment.name in accumulator.sums:
             segments[segment.name], values = _open_segment(segment, accumulator.sums[segment.name], formats)
             if segment.name == COMMON:
-                scalars = dict(zip(SCALARS, values.tolist(), strict=True))
+                scalars = values
     return Opened(segments=segments, scalars=scalars, sites=tuple(accumulator.sites))
 
 
-def _open_segment(
-    segment: Segment, total: Ring, formats: Quantisation
-) -> tuple[OpenedSegment, npt.NDArray[np.float64]]:
-    bounds = np.cumsum([segment.plain_values, segment.filter_values, segment.slots, segment.slots])
-    plain, weighted, weights, counts, scalars = np.split(total, bounds)
-    scalar_values = formats.scalar.decode(scalars)
-    contributors = round(scalar_values[0])
+def mean_dice(opened: Opened) -> dict[str, float]:
+    """Return the mean Dice per region over the sites that bring one; empty if none does, or if it cannot be one."""
+    scored = round(opened.scalars.get(SCORED, 0))
+    if not 0 < scored <= len(opened.sites):
+        return {}
+    regions = (name for name in opened.scalars if name.startswith(_DICE))
+    means = {name.removeprefix(_DICE): opened.scalars[name] / scored for name in regions}
+    return means if all(0 <= mean <= 1 for mean in means.values()) else {}
+
+
+def _open_segment(segment: Segment, total: Ring, formats: Quantisation) -> tuple[OpenedSegment, dict[str, float]]:
+    bounds = np.cumsum([length for length, _ in parts_of(segment, formats)])[:-1]
+    plain, weighted, weights, counts, scores, scalars = np.split(total, bounds)
+    values = dict(zip(SCALARS, formats.scalar.decode(scalars).tolist(), strict=False))
+    values |= zip(score_names(segment), formats.count.decode(scores).tolist(), strict=True)
+    contributors = round(values[SCALARS[0]])
     weight_sums = formats.weight.decode(weights)
     contributed = weight_sums > 0
     divisor = segment.per_value(np.where(contributed, weight_sums, 1.0))
@@ -225,7 +248,12 @@ def _open_segment(
         contributed=contributed,
         counts=np.rint(formats.count.decode(counts)).astype(np.int64),
     )
-    return opened, scalar_values
+    return opened, values
+
+
+def score_names(segment: Segment) -> tuple[str, ...]:
+    """Return the names of a segment's scores, in their order; only `common` of a layout with regions has any."""
+    return (SCORED, *(_DICE + region for region in segment.regions)) if segment.regions else ()
 
 
 def parts_of(segment: Segment, formats: Quantisation) -> tuple[tuple[int, FixedPoint], ...]:
@@ -236,6 +264,7 @@ def parts_of(segment: Segment, formats: Quantisation) -> tuple[tuple[int, FixedP
         (segment.filter_values, formats.weighted),
         (segment.slots, formats.weight),
         (segment.slots, formats.count),
+        (len(score_names(segment)), formats.count),
         (scalars, formats.scalar),
     )
 
@@ -243,7 +272,19 @@ def parts_of(segment: Segment, formats: Quantisation) -> tuple[tuple[int, FixedP
 def vector_length(segment: Segment) -> int:
     """Return how many integers a site contributes for a segment."""
     scalars = len(SCALARS) if segment.name == COMMON else 1
-    return segment.plain_values + segment.filter_values + 2 * segment.slots + scalars
+    return segment.plain_values + segment.filter_values + 2 * segment.slots + len(score_names(segment)) + scalars
+
+
+def _scores(segment: Segment, dice: Mapping[str, float], site: str) -> npt.NDArray[np.float64]:
+    """Return what a site brings as scores: all zero without a validation."""
+    if not segment.regions or not dice:
+        return np.zeros(len(score_names(segment)))
+    if set(dice) != set(segment.regions) or not all(0 <= value <= 1 for value in dice.values()):
+        raise UpdateError(
+            f"site {site!r}: its validation has no Dice in [0, 1] for each of {', '.join(segment.regions)}",
+            remedy="use the task that the run began with",
+        )
+    return np.array([1.0, *(dice[region] for region in segment.regions)])
 
 
 def _check_shapes(segment: Segment, update: SegmentUpdate, site: str) -> None:

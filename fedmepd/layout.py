@@ -68,12 +68,14 @@ class Segment:
         modality: The modality that members own; None for all sites.
         plain: Parameters averaged as they are.
         filters: Pieces averaged filter by filter, each with its own weight.
+        regions: Regions whose validation Dice is summed beside the parameters; of `common` only.
     """
 
     name: str
     modality: str | None
     plain: tuple[Piece, ...]
     filters: tuple[Piece, ...]
+    regions: tuple[str, ...] = ()
     slot_starts: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
     slot_sizes: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
 
@@ -159,9 +161,19 @@ class Layout:
         """Parameters in the whole vector."""
         return sum(segment.plain_values + segment.filter_values for segment in self.segments)
 
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Regions whose validation Dice is summed beside the parameters."""
+        return self.segments[-1].regions
+
 
 def build_layout(
-    shapes: Mapping[str, tuple[int, ...]], modalities: tuple[str, ...], *, encoders: bool, decoder: bool
+    shapes: Mapping[str, tuple[int, ...]],
+    modalities: tuple[str, ...],
+    *,
+    encoders: bool,
+    decoder: bool,
+    regions: tuple[str, ...] = (),
 ) -> Layout:
     """Cut parameters into segments.
 
@@ -170,6 +182,7 @@ def build_layout(
         modalities: Modalities of the federation, in canonical order.
         encoders: Whether modality encoders (or the shared network) are federated.
         decoder: Whether the fusion decoder is federated.
+        regions: Regions whose validation Dice sites bring.
     """
     plain: dict[str | None, list[Piece]] = {name: [] for name in (*modalities, None)}
     filters: dict[str | None, list[Piece]] = {name: [] for name in (*modalities, None)}
@@ -187,7 +200,9 @@ def build_layout(
         for m in modalities
         if plain[m] or filters[m]
     ]
-    segments.append(Segment(name=COMMON, modality=None, plain=tuple(plain[None]), filters=tuple(filters[None])))
+    segments.append(
+        Segment(name=COMMON, modality=None, plain=tuple(plain[None]), filters=tuple(filters[None]), regions=regions)
+    )
     kept = {p.tensor for s in segments for p in (*s.plain, *s.filters)} | {p.bias for s in segments for p in s.filters}
     return Layout(
         modalities=modalities,

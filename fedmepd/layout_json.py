@@ -16,23 +16,26 @@ from fedmepd.layout import Layout, build_layout
 
 MOST_PARAMETERS = 20_000
 MOST_VALUES = 1 << 30
-_MOST_MODALITIES = 64
+_MOST_NAMES = 64  # of modalities, of regions
 _LONGEST_NAME = 200
 _AXES = range(1, 6)  # a bias has one, a weight of a 3-D convolution five
 _KEYS = {"modalities", "encoders", "decoder", "shapes"}
+_REGIONS = "regions"  # not in layouts without
 
 
 def layout_to_json(layout: Layout) -> dict[str, Any]:
     """Return plain data that `layout_from_json` reads back.
 
     Returns:
-        `{"modalities": [name], "encoders": bool, "decoder": bool, "shapes": [[name, [size]]]}`.
+        `{"modalities": [name], "encoders": bool, "decoder": bool, "shapes": [[name, [size]]], "regions": [name]}`,
+        without the last where there are none.
     """
     return {
         "modalities": list(layout.modalities),
         "encoders": layout.encoders,
         "decoder": layout.decoder,
         "shapes": [[name, list(shape)] for name, shape in layout.shapes.items()],
+        **({_REGIONS: list(layout.regions)} if layout.regions else {}),
     }
 
 
@@ -52,21 +55,26 @@ def layout_from_json(data: object, *, source: str = "layout") -> Layout:
     Raises:
         ConfigError: Naming the field that is wrong.
     """
-    if not isinstance(data, dict) or set(data) != _KEYS:
+    if not isinstance(data, dict) or set(data) - {_REGIONS} != _KEYS:
         raise ConfigError(f"{source}: needs exactly the keys {', '.join(sorted(_KEYS))}")
     for flag in ("encoders", "decoder"):
         if not isinstance(data[flag], bool):
             raise ConfigError(f"{source}: {flag} must be true or false")
-    modalities = data["modalities"]
-    if not isinstance(modalities, list) or not 1 <= len(modalities) <= _MOST_MODALITIES:
-        raise ConfigError(f"{source}: modalities must be a list of 1 to {_MOST_MODALITIES} names")
-    if not all(_is_name(name) for name in modalities) or len(set(modalities)) != len(modalities):
-        raise ConfigError(f"{source}: modalities must be distinct names")
+    modalities = _names(data["modalities"], f"{source}: modalities")
+    regions = _names(data[_REGIONS], f"{source}: {_REGIONS}") if _REGIONS in data else ()
     shapes = _shapes(data["shapes"], source)
     try:
-        return build_layout(shapes, tuple(modalities), encoders=data["encoders"], decoder=data["decoder"])
+        return build_layout(shapes, modalities, encoders=data["encoders"], decoder=data["decoder"], regions=regions)
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigError(f"{source}: shapes do not make a network ({error})") from error
+
+
+def _names(names: object, field: str) -> tuple[str, ...]:
+    if not isinstance(names, list) or not 1 <= len(names) <= _MOST_NAMES:
+        raise ConfigError(f"{field} must be a list of 1 to {_MOST_NAMES} names")
+    if not all(_is_name(name) for name in names) or len(set(names)) != len(names):
+        raise ConfigError(f"{field} must be distinct names")
+    return tuple(names)
 
 
 def _shapes(rows: object, source: str) -> dict[str, tuple[int, ...]]:

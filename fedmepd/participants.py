@@ -256,6 +256,7 @@ def rules_of(spec: RunSpec, layout: Layout) -> Rules:
         contribute_all=settings.contribute == "all",
         minimum=settings.min_contributors,
         dropouts=settings.tolerated_dropouts,
+        private=spec.plan.privacy.sites is not None,
     )
 
 

@@ -49,6 +49,7 @@ class Rules:
         contribute_all: Contribute personal filters as well (personalisation acts on the download only).
         minimum: Fewest contributors to a sum.
         dropouts: Tolerated dropouts per segment.
+        private: Whether sites train with noise: what has none, losses and scores, then leaves no site.
     """
 
     run: str
@@ -60,6 +61,7 @@ class Rules:
     contribute_all: bool = False
     minimum: int = 1
     dropouts: int = 0
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +119,7 @@ class SiteState:
         slots: Personalisation per segment.
         received: Filter values of the last broadcast, per segment.
         moved: Change of the filter values in the last local training, per segment.
+        dice: Dice per region of its last validation; empty before the first, and without validation cases.
     """
 
     round_number: int
@@ -125,6 +128,7 @@ class SiteState:
     slots: Mapping[str, SlotState] = field(default_factory=dict)
     received: Mapping[str, FloatArray] = field(default_factory=dict)
     moved: Mapping[str, FloatArray] = field(default_factory=dict)
+    dice: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,6 +102,9 @@ def site_round(
 ) -> SiteResult:
     """A site's part of a round: personalise, merge, train, contribute.
 
+    The contribution is made before the round is validated: the score that it brings is that of the state's last
+    validation, none where sites train privately.
+
     Args:
         state: The site after its last round.
         received: This round's broadcast.
@@ -136,11 +139,12 @@ def site_round(
     }
     contribution = pack(
         updates,
-        {"samples": samples, "loss": (trained.loss or 0.0) * samples, "steps": trained.steps},
+        {"samples": samples, "loss": 0.0 if rules.private else (trained.loss or 0.0) * samples, "steps": trained.steps},
         layout=rules.layout,
         formats=rules.formats,
         stream=(rules.run, received.round_number),
         site=site,
+        dice={} if rules.private else state.dice,
     )
     after_state = SiteState(
         round_number=received.round_number,
@@ -149,6 +153,7 @@ def site_round(
         slots=slots,
         received={s.name: received.filters[s.name] for s in segments},
         moved=moved,
+        dice=state.dice,
     )
     return SiteResult(state=after_state, contribution=contribution, trained=trained)
 

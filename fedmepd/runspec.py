@@ -70,11 +70,13 @@ class RunSpec:
         Args:
             shapes: Shape of every trainable parameter of a member that owns all modalities.
         """
+        task = self.load_task()
         return build_layout(
             shapes,
-            self.load_task().modalities,
+            task.modalities,
             encoders=self.method.encoders,
             decoder=self.method.decoder != "local",
+            regions=tuple(region.name for region in task.regions),
         )
 
     def owners(self, layout: Layout) -> dict[str, int]:

@@ -31,7 +31,6 @@ from fedmepd.rounds import start_weights
 from fedmepd.runs import Metrics, RunFolder
 from fedmepd.runspec import RunSpec
 from fedmepd.sections import SERVER_ID
-from fedmepd.states import Best
 from fedmepd.training import Learner
 
 T = TypeVar("T")
@@ -172,10 +171,10 @@ def _round(setup: Setup, state: MethodState, metrics: Metrics, observer: Observe
     server, trained = setup.lead.round(state.server, opened, partial(observer.step, SERVER_ID))
     metrics.write(number, SERVER_ID, "train", **training_record(trained))
     if opened is not None:
-        metrics.write(number, "federation", "aggregate", **aggregate_record(opened))
+        metrics.write(number, "federation", "aggregate", **aggregate_record(opened, setup.rules))
     new = MethodState(server=server, sites=sites, best=state.best, seconds=state.seconds)
     if setup.config.validates_in(number):
-        new = replace(new, best=_validate(setup, new, state.server.anchors, metrics, observer))
+        new = _validate(setup, new, state.server.anchors, metrics, observer)
     return replace(new, seconds=state.seconds + time.perf_counter() - started)
 
 
@@ -215,16 +214,18 @@ def model_of(setup: Setup, state: MethodState, member: FederationMember) -> tupl
 
 def _validate(
     setup: Setup, state: MethodState, anchors: Anchors | None, metrics: Metrics, observer: Observer
-) -> dict[str, Best]:
-    """Score every member on its validation cases and keep its best model."""
-    best = dict(state.best)
+) -> MethodState:
+    """Score every member on its validation cases; keep its best model, and at sites the scores."""
+    best, sites = dict(state.best), dict(state.sites)
     score_member = partial(_score, setup, state, anchors, observer)
     for member, found in _at_once(setup, score_member, setup.federation.members):
         best[member.id] = found.best
+        if member.id in sites:
+            sites[member.id] = replace(sites[member.id], dice=found.dice)
         if found.dice:
             metrics.write(state.server.round_number, member.id, "validate", **validation_record(found))
             observer.scored(member.id, found.score)
-    return best
+    return replace(state, best=best, sites=sites)
 
 
 def _score(

@@ -61,7 +61,7 @@ def site_tensors(state: SiteState) -> dict[str, Tensor]:
             tensors[f"slots/{part}/{name}"] = torch.from_numpy(getattr(slots, part))
     for part, vectors in (("received", state.received), ("moved", state.moved)):
         tensors |= {f"{part}/{name}": torch.from_numpy(vector) for name, vector in vectors.items()}
-    return tensors
+    return tensors | {f"dice/{name}": torch.tensor(value, dtype=torch.float64) for name, value in state.dice.items()}
 
 
 def site_state(round_number: int, tensors: Mapping[str, Tensor]) -> SiteState:
@@ -77,6 +77,7 @@ def site_state(round_number: int, tensors: Mapping[str, Tensor]) -> SiteState:
         slots=slots,
         received={name: vector.numpy() for name, vector in _under("received", tensors).items()},
         moved={name: vector.numpy() for name, vector in _under("moved", tensors).items()},
+        dice={name: value.item() for name, value in _under("dice", tensors).items()},
     )
 
 

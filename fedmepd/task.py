@@ -153,5 +153,7 @@ def _check(task: Task, source: str) -> None:
         raise TaskError(f"{source}: modality {odd[0]!r}", remedy="name modalities by letters, digits, '-' and '_'")
     if len(task.output_labels) != len(task.classes) or len(set(task.output_labels)) != len(task.classes):
         raise TaskError(f"{source}: output_labels must hold one distinct value per class")
+    if len({region.name for region in task.regions}) != len(task.regions):
+        raise TaskError(f"{source}: regions must have distinct names")
     if not task.regions or any(0 in region.classes or not region.classes for region in task.regions):
         raise TaskError(f"{source}: every region needs classes other than background")

@@ -115,7 +115,10 @@ def check_submit(round_id: RoundId, spec: ArtefactRef, task: Submit, *, site: st
         raise _policy("the site is not in the roster of the round that it is to submit to")
     digest = "" if layout is None else layout_digest(layout)
     if round_context(round_id, spec=spec.sha256, layout=digest, roster=task.roster) != task.context:
-        raise _policy("the round's context is not the one that this site computes: run, roster or layout differ")
+        raise _policy(
+            "the round's context is not the one that this site computes: run, roster or layout differ "
+            "(all members of a run need the same release)"
+        )
 
 
 def _size(path: Path) -> int:

@@ -87,7 +87,9 @@ def _check_membership(task: Advertise, known: Knowledge) -> dict[str, bytes]:
 def _check_layout(task: Advertise, known: Knowledge) -> None:
     layout = known.layout
     if task.layout_digest != layout_digest(layout):
-        raise refusal("the round has another layout than this site's own network")
+        raise refusal(
+            "the round has another layout than this site's own network: all members of a run need the same release"
+        )
     lengths = [(segment.name, vector_length(segment)) for segment in layout.segments]
     if [(part.name, part.values) for part in task.segments] != lengths:
         raise refusal("the round's segments are not those of the layout")

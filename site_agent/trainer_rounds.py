@@ -10,6 +10,7 @@ state that goes with it is gone, as after a backup, the job says `lost`, and who
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,16 +56,17 @@ def train_round(job: SiteRound, participant: SiteParticipant, progress: Progress
     trained = participant.round(
         state, received, lambda n, of, loss: progress(phase="training", done=n, of=of, loss=loss)
     )
-    found = None
+    found, kept = None, trained.state
     if participant.spec.plan.validates_in(job.round):
         progress(phase="validating", done=0, of=len(participant.member.patients.validate))
         found = participant.validate(trained.state, received.anchors, load_best(store, before))
+        kept = replace(kept, dice=found.dice)
     _record(job, participant, trained, found)
     result = {**_contribute(job, participant, trained), **_own(trained, found), "warnings": warnings}
     commit_member(
         store,
         job.round,
-        site_tensors(trained.state),
+        site_tensors(kept),
         {"key": key, "result": result},
         best=None if found is None else found.best,
         before=before,
