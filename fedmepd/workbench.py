@@ -98,7 +98,7 @@ def check(job: Check, progress: Progress) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "torch": torch.__version__,
         "device": str(backend.device),
-        "device_name": torch.cuda.get_device_name() if backend.device.type == "cuda" else None,
+        **_gpu_facts(backend),
         "threads": torch.get_num_threads(),
         "bfloat16": backend.bfloat16,
         "cohort": None,
@@ -115,6 +115,26 @@ def check(job: Check, progress: Progress) -> dict[str, Any]:
         counts = {name: sum(name in case["modalities"] for case in report["cases"]) for name in names}
         facts["cohort"] = {**report, "per_modality": counts}
     return facts
+
+
+def _gpu_facts(backend: Backend) -> dict[str, Any]:
+    """Return what a `check` job says of the GPU; `cuda` is the version that PyTorch was built for, if any."""
+    facts: dict[str, Any] = {"device_name": None, "cuda": torch.version.cuda}
+    if backend.device.type == "cuda":
+        properties, built = torch.cuda.get_device_properties(backend.device), torch.cuda.get_arch_list()
+        kinds = {name.partition("_")[2].rstrip("af") for name in built}
+        facts |= {
+            "device_name": properties.name,
+            "gpu_memory_bytes": properties.total_memory,
+            "gpu_capability": f"{properties.major}.{properties.minor}",
+            "gpu_fits": not kinds or any(_runs_on(kind, properties.major, properties.minor) for kind in kinds),
+        }
+    return facts
+
+
+def _runs_on(kind: str, major: int, minor: int) -> bool:
+    """Whether code for a compute capability, such as `86`, runs on a GPU: of its generation, not newer."""
+    return kind.isdecimal() and int(kind[:-1]) == major and int(kind[-1]) <= minor
 
 
 def anchor_arrays(anchors: Anchors) -> dict[str, Any]:

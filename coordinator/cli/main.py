@@ -9,7 +9,7 @@ import typer
 
 from coordinator.cli.shell import EPILOG, print_version
 
-_COMMANDS = ("init", "token", "serve", "issuer")
+_COMMANDS = ("init", "token", "serve", "doctor", "issuer")
 
 app = typer.Typer(
     name="fedmepd-coordinator",

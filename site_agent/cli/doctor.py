@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 import typer
 
 from site_agent.cli.options import DEFAULT, ConfigFile, Json
-
-if TYPE_CHECKING:
-    from site_agent.config import Config
-    from site_agent.doctor import Finding
-
-_COLOURS = {"ok": "green", "warn": "yellow", "FAIL": "red", "skip": "bright_black"}
 
 
 def register(app: typer.Typer) -> None:
@@ -23,64 +15,35 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(config: ConfigFile = DEFAULT, as_json: Json = False) -> None:
-    """Check network, proxy, TLS, clock, certificate, disk, GPU and every case; exit code 1 if anything fails.
+    """Check network, proxy, TLS, clock, certificate, disk, GPU, service and every case; exit code 1 if anything fails.
 
-    Works before enrolment too. Cases are named here and nowhere else.
+    Works before enrolment too, and beside a running agent, which it does not disturb. Cases are named here and nowhere
+    else.
 
     Example: fedmepd-agent doctor --config agent.toml
     """
+    from protos.findings import COLOURS, Finding, fail, failed
     from site_agent.cli.run import log_to_stderr
     from site_agent.config import load_config, passphrase
-    from site_agent.doctor import Verdict, examine
+    from site_agent.doctor import examine
+    from site_agent.doctor.asking import ask_trainer
+    from site_agent.errors import ConfigError
 
-    log_to_stderr()
+    findings: list[Finding] = []
 
-    settings = load_config(config)
-    findings = []
-    for finding in examine(settings, passphrase=passphrase(), check=lambda: _check(settings)):
+    def tell(finding: Finding) -> None:
         findings.append(finding)
         if not as_json:
-            _print(finding)
-    if as_json:
-        typer.echo(json.dumps({"findings": [_plain(finding) for finding in findings]}))
-    raise typer.Exit(1 if any(finding.verdict is Verdict.FAIL for finding in findings) else 0)
+            typer.echo(f"{typer.style(f'{finding.verdict.value:<5}', fg=COLOURS[finding.verdict])} {finding.line}")
 
-
-def _check(config: Config) -> Mapping[str, Any]:
-    """Have the trainer look at machine and patients."""
-    import asyncio
-    import tempfile
-    from pathlib import Path
-
-    from fedmepd.jobs import Check
-    from fedmepd.sections import Compute
-    from site_agent.worker import TrainerClient
-
-    cohort = config.cohort
-    job = Check(
-        cohort=cohort.path,
-        layout=cohort.layout,
-        modalities=cohort.modalities,
-        compute=Compute.model_validate(config.compute.model_dump()),
-    )
-    logs = config.data / "logs" if config.data.is_dir() else Path(tempfile.gettempdir())
-    trainer = TrainerClient(logs / "trainer.log")
+    log_to_stderr()
     try:
-        return asyncio.run(trainer.run("check", job.model_dump(mode="json"), lambda _phase, _done, _total: None))
-    finally:
-        trainer.stop()
-
-
-def _print(finding: Finding) -> None:
-    verdict = typer.style(f"{finding.verdict.value:<5}", fg=_COLOURS[finding.verdict.value])
-    remedy = f" -> {finding.remedy}" if finding.remedy else ""
-    typer.echo(f"{verdict} {finding.what}: {finding.text}{remedy}")
-
-
-def _plain(finding: Finding) -> dict[str, str]:
-    return {
-        "what": finding.what,
-        "verdict": finding.verdict.value,
-        "text": finding.text,
-        "remedy": finding.remedy,
-    }
+        settings = load_config(config)
+    except ConfigError as error:
+        tell(fail("configuration", error.problem, error.remedy or ""))
+    else:
+        for finding in examine(settings, passphrase=passphrase(), check=lambda: ask_trainer(settings)):
+            tell(finding)
+    if as_json:
+        typer.echo(json.dumps({"findings": [finding.plain for finding in findings]}))
+    raise typer.Exit(1 if failed(findings) else 0)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from protos.findings import Finding, fail, ok, skip, warn
 from security.errors import SecurityError
 from security.folders import LoadedIdentity
 from security.keys import public_bytes
 from security.privacy import exports
 from security.privacy.terms import Budget
 from site_agent.config import Config
-from site_agent.doctor.findings import Finding, fail, ok, skip, warn
 from site_agent.errors import AgentError
 from site_agent.policy_file import Policy
 from site_agent.purse import FILE

@@ -13,13 +13,13 @@ import grpc
 from cryptography import x509
 
 from protos import codec
+from protos.findings import Finding, fail, ok, skip, warn
 from protos.v1.federation_pb2_grpc import FederationStub
 from security.errors import CertificateError
 from security.folders import LoadedIdentity
 from security.identity import Role
 from security.pki.certificates import facts_of
 from site_agent.config import Config
-from site_agent.doctor.findings import Finding, fail, ok, skip, warn
 from site_agent.errors import AgentError, IncompatibleError, RemoteError, UnauthenticatedError
 from site_agent.faults import remote
 from site_agent.link import SOFTWARE
@@ -74,11 +74,12 @@ def _port(address: str, proxy: str | None) -> Finding:
 def _before_enrolment(config: Config) -> Iterator[Finding]:
     address = config.enrolment_address
     try:
-        served_leaf(address, config.proxy_for(address))
-    except AgentError as error:
-        yield fail("enrolment", error.problem, "ask the operator whether enrolment is open, and at which port")
+        leaf = x509.load_der_x509_certificate(served_leaf(address, config.proxy_for(address)))
+    except (AgentError, ValueError) as error:
+        problem = error.problem if isinstance(error, AgentError) else str(error)
+        yield fail("enrolment", problem, "ask the operator whether enrolment is open, and at which port")
     else:
-        yield ok("enrolment", f"{address} answers")
+        yield _intercepted("enrolment", address, leaf) or ok("enrolment", f"{address} answers")
     yield skip("coordinator", "not enrolled yet: nothing to compare its certificate with")
 
 
@@ -89,8 +90,19 @@ def _interception(address: str, proxy: str | None, loaded: LoadedIdentity) -> Fi
         leaf = x509.load_der_x509_certificate(served_leaf(address, proxy))
     except (AgentError, ValueError) as error:
         return fail(what, str(error), "the port is not a coordinator's, or a middlebox breaks TLS 1.3")
+    if (found := _intercepted(what, address, leaf)) is not None:
+        return found
+    facts = facts_of(leaf)
+    host = split_address(address)[0]
+    if facts.identity.consortium != loaded.identity.consortium or facts.identity.role is not Role.COORDINATOR:
+        return fail(what, f"{facts.identity} answers, not our coordinator", "check agent.coordinator")
+    return _trusted(address, proxy, loaded, host) or ok(what, f"{facts.identity.uri} answers, certified for {host}")
+
+
+def _intercepted(what: str, address: str, leaf: x509.Certificate) -> Finding | None:
+    """Say that a certificate is no party's of a consortium, if it is not."""
     try:
-        facts = facts_of(leaf)
+        facts_of(leaf)
     except CertificateError:
         return fail(
             what,
@@ -98,10 +110,7 @@ def _interception(address: str, proxy: str | None, loaded: LoadedIdentity) -> Fi
             "not by the consortium: a middlebox intercepts TLS",
             f"ask the network's administrator to exempt {address} from inspection",
         )
-    host = split_address(address)[0]
-    if facts.identity.consortium != loaded.identity.consortium or facts.identity.role is not Role.COORDINATOR:
-        return fail(what, f"{facts.identity} answers, not our coordinator", "check agent.coordinator")
-    return _trusted(address, proxy, loaded, host) or ok(what, f"{facts.identity.uri} answers, certified for {host}")
+    return None
 
 
 def _trusted(address: str, proxy: str | None, loaded: LoadedIdentity, host: str) -> Finding | None:
@@ -137,7 +146,22 @@ def _coordinator(address: str, proxy: str | None, loaded: LoadedIdentity) -> Ite
         yield fail("coordinator", error.problem, _why_refused(address, proxy, loaded) or error.remedy or "")
         return
     yield ok("coordinator", f"{welcome.software} of {welcome.consortium}")
+    yield _version(welcome.software)
     yield _clock(welcome.clock, (began + time.time()) / 2)
+
+
+def _version(theirs: str) -> Finding:
+    """Compare releases: the protocol was agreed on, so another one works, and is worth knowing of."""
+    own, other = SOFTWARE.rpartition(" ")[2], theirs.rpartition(" ")[2]
+    if own == other:
+        return ok("version", f"{own}, as the coordinator's")
+    return warn(
+        "version", f"{own}, and the coordinator's is {other}", f"plan an update to {max(own, other, key=_parts)}"
+    )
+
+
+def _parts(version: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in version.split(".")]
 
 
 def _why_refused(address: str, proxy: str | None, loaded: LoadedIdentity) -> str:

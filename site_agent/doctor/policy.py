@@ -5,9 +5,9 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 
+from protos.findings import Finding, fail, ok, skip, warn
 from site_agent.approvals import Approvals
 from site_agent.config import Config
-from site_agent.doctor.findings import Finding, fail, ok, skip, warn
 from site_agent.errors import AgentError
 from site_agent.policy_file import Policy
 from site_agent.secagg.keeper import FOLDER

@@ -171,7 +171,7 @@ def test_the_doctor_names_a_host_that_does_not_exist_and_a_trainer_that_fails(fi
 
 def test_a_machine_without_gpu_is_a_warning(file):
     found = lines(load_config(file), lambda: {**FOUND, "device": "cpu", "device_name": None})
-    assert found["trainer"].verdict is Verdict.WARN
+    assert found["GPU"].verdict is Verdict.WARN
 
 
 def proxy_that_says(answer):
