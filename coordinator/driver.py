@@ -95,10 +95,10 @@ class Driver:
 
     async def open(self) -> None:
         """Take up the latest run where the database says that it is."""
-        runs = await asyncio.to_thread(self._read_runs)
+        last = await asyncio.to_thread(self._read_run)
         self._opened = self._clock()
-        if runs:
-            self._row, self._state = runs[-1], load_run(runs[-1].state)
+        if last is not None:
+            self._row, self._state = last, load_run(last.state)
             if self._state.round is not None:
                 self._board = await asyncio.to_thread(self._read_board, self._state.round.id)
             for effect in pending(self._state):
@@ -341,9 +341,9 @@ class Driver:
 
     # -- the database -----------------------------------------------------------------------------------------------
 
-    def _read_runs(self) -> tuple[RunRow, ...]:
+    def _read_run(self) -> RunRow | None:
         with self._store.transaction() as transaction:
-            return transaction.runs()
+            return transaction.last_run()
 
     def _read_board(self, round_id: RoundId) -> Board:
         with self._store.transaction() as transaction:

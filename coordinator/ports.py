@@ -69,17 +69,26 @@ class Transaction(Protocol):
     def runs(self) -> tuple[RunRow, ...]:
         """Return all runs, oldest first."""
 
+    def last_run(self) -> RunRow | None:
+        """Return the run that was started last; None before the first."""
+
+    def run_ids(self) -> frozenset[str]:
+        """Return the ids of all runs."""
+
     def put_round(self, record: RoundRow) -> None:
         """Insert or replace a round's attempt."""
 
-    def rounds(self, run: str) -> tuple[RoundRow, ...]:
-        """Return a run's rounds by number and attempt."""
+    def rounds(self, run: str, *, newest: int | None = None, before: RoundId | None = None) -> tuple[RoundRow, ...]:
+        """Return a run's attempts at rounds by number and attempt: all, or the newest; only those before one, if given."""
 
     def put_model(self, model: ModelRow) -> None:
         """Insert or replace a model by run and round."""
 
     def models(self, run: str | None = None) -> tuple[ModelRow, ...]:
         """Return models of one run or all, by run and round."""
+
+    def kept_models(self, run: str | None = None) -> tuple[ModelRow, ...]:
+        """Return the models of one run or all whose files are kept, by run and round."""
 
     def last_report(self, site: str) -> LastReport | None:
         """Return a site's last numbered report."""
@@ -104,6 +113,19 @@ class Transaction(Protocol):
 
     def forget_steps(self, round_id: RoundId) -> None:
         """Remove the messages of an attempt."""
+
+    def forget_details(self, run: str, up_to: int, limit: int) -> int:
+        """Empty the details of a run's rounds up to a number, of so many attempts at most, the oldest first.
+
+        What is left of their inputs and steps goes too. Number, outcome, reason and times stay. Returns how many
+        attempts lost their details.
+        """
+
+    def runs_with_details(self, ended_before: float, limit: int) -> tuple[str, ...]:
+        """Return runs that ended before a time and have rounds with details, so many at most, the oldest first."""
+
+    def forget_tokens(self, expired_before: float, limit: int) -> int:
+        """Remove tokens that expired before a time, so many at most, except those that wait for a person; return how many."""
 
     def append_audit(self, row: AuditRow) -> None:
         """Add a record; ConflictError unless its sequence is one more than the last."""

@@ -84,7 +84,7 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundRow:
-    """A round's attempt; `detail` is the JSON of `coordinator.state.RoundState`."""
+    """A round's attempt; `detail` is the JSON of `coordinator.state.RoundState`, empty once retention has removed it."""
 
     round: RoundId
     phase: Phase
@@ -92,6 +92,11 @@ class RoundRow:
     ended: float | None
     reason: str
     detail: str
+
+    @property
+    def pruned(self) -> bool:
+        """Whether the details were removed by retention."""
+        return not self.detail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,24 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Executable, RowMapping, Table, and_, bindparam, delete, func, select, update
+from sqlalchemy import (
+    Connection,
+    Executable,
+    RowMapping,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.sql import ColumnElement
 
 from coordinator.errors import ConflictError, NotFoundError
-from coordinator.records import AuditRow, LastReport, MemberRow, ModelRow, RoundRow, RunRow, TokenRow
+from coordinator.records import AuditRow, LastReport, MemberRow, ModelRow, RoundRow, RunRow, TokenRow, TokenState
 from coordinator.store import rows, tables
 from protos.terms import ArtefactRef, RoundId
 
@@ -111,15 +124,29 @@ class SqlTransaction:
         table = tables.runs
         return tuple(map(rows.to_run, self._all(select(table).order_by(table.c.created, table.c.run))))
 
+    def last_run(self) -> RunRow | None:
+        """Return the run that was started last; None before the first."""
+        table = tables.runs
+        found = self._all(select(table).order_by(table.c.created.desc(), table.c.run.desc()).limit(1))
+        return rows.to_run(found[0]) if found else None
+
+    def run_ids(self) -> frozenset[str]:
+        """Return the ids of all runs."""
+        return frozenset(row["run"] for row in self._all(select(tables.runs.c.run)))
+
     def put_round(self, record: RoundRow) -> None:
         """Insert or replace a round's attempt."""
         self._put(tables.rounds, rows.from_round(record))
 
-    def rounds(self, run: str) -> tuple[RoundRow, ...]:
-        """Return a run's rounds by number and attempt."""
-        table = tables.rounds
-        query = select(table).where(table.c.run == run).order_by(table.c.round_number, table.c.attempt)
-        return tuple(map(rows.to_round, self._all(query)))
+    def rounds(self, run: str, *, newest: int | None = None, before: RoundId | None = None) -> tuple[RoundRow, ...]:
+        """Return a run's attempts at rounds by number and attempt: all, or the newest; only those before one, if given."""
+        number, attempt = tables.rounds.c.round_number, tables.rounds.c.attempt
+        query = select(tables.rounds).where(tables.rounds.c.run == run)
+        if before is not None:
+            last, same = before.round_number, and_(number == before.round_number, attempt < before.attempt)
+            query = query.where(or_(number < last, same))
+        found = self._all(query.order_by(number.desc(), attempt.desc()).limit(newest))
+        return tuple(rows.to_round(row) for row in reversed(found))
 
     def put_model(self, model: ModelRow) -> None:
         """Insert or replace a model by run and round."""
@@ -127,9 +154,15 @@ class SqlTransaction:
 
     def models(self, run: str | None = None) -> tuple[ModelRow, ...]:
         """Return models of one run or all, by run and round."""
-        table = tables.models
-        found = map(rows.to_model, self._all(select(table) if run is None else select(table).where(table.c.run == run)))
-        return tuple(sorted(found, key=lambda model: (model.run, model.round_number)))
+        return self._models(select(tables.models), run)
+
+    def kept_models(self, run: str | None = None) -> tuple[ModelRow, ...]:
+        """Return the models of one run or all whose files are kept, by run and round."""
+        return self._models(select(tables.models).where(tables.models.c.kept), run)
+
+    def _models(self, query: Select[Any], run: str | None) -> tuple[ModelRow, ...]:
+        found = self._all(query if run is None else query.where(tables.models.c.run == run))
+        return tuple(sorted(map(rows.to_model, found), key=lambda model: (model.run, model.round_number)))
 
     # -- reports and inputs -----------------------------------------------------------------------------------------
 
@@ -193,6 +226,41 @@ class SqlTransaction:
     def forget_steps(self, round_id: RoundId) -> None:
         """Remove the messages of an attempt."""
         self._execute(delete(tables.step_messages).where(_of_round(tables.step_messages, round_id)))
+
+    # -- retention --------------------------------------------------------------------------------------------------
+
+    def forget_details(self, run: str, up_to: int, limit: int) -> int:
+        """Empty the details of a run's rounds up to a number, of so many attempts at most, the oldest first.
+
+        What is left of their inputs and steps goes too. Number, outcome, reason and times stay. Returns how many
+        attempts lost their details.
+        """
+        table = tables.rounds
+        number, attempt = table.c.round_number, table.c.attempt
+        old = and_(table.c.run == run, number <= up_to, table.c.detail != "")
+        found = self._all(select(number, attempt).where(old).order_by(number, attempt).limit(limit))
+        for row in found:
+            round_id = RoundId(run=run, round_number=row["round_number"], attempt=row["attempt"])
+            self._execute(update(table).where(_of_round(table, round_id)).values(detail=""))
+            self.forget_inputs(round_id)
+            self.forget_steps(round_id)
+        return len(found)
+
+    def runs_with_details(self, ended_before: float, limit: int) -> tuple[str, ...]:
+        """Return runs that ended before a time and have rounds with details, so many at most, the oldest first."""
+        runs, rounds = tables.runs, tables.rounds
+        detailed = select(rounds.c.run).where(rounds.c.run == runs.c.run, rounds.c.detail != "").exists()
+        query = select(runs.c.run).where(runs.c.ended < ended_before, detailed).order_by(runs.c.ended).limit(limit)
+        return tuple(row["run"] for row in self._all(query))
+
+    def forget_tokens(self, expired_before: float, limit: int) -> int:
+        """Remove tokens that expired before a time, so many at most, except those that wait for a person; return how many."""
+        table = tables.tokens
+        old = and_(table.c.expires < expired_before, table.c.state != TokenState.AWAITING.value)
+        found = [row["token_id"] for row in self._all(select(table.c.token_id).where(old).limit(limit))]
+        for token_id in found:
+            self._execute(delete(table).where(table.c.token_id == token_id))
+        return len(found)
 
     # -- audit ------------------------------------------------------------------------------------------------------
 

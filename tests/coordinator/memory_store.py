@@ -37,6 +37,12 @@ class MemoryTransaction:
     def runs(self) -> tuple[Any, ...]:
         return tuple(self.content.runs.values())
 
+    def last_run(self) -> Any:
+        return max(self.content.runs.values(), key=lambda row: (row.created, row.run), default=None)
+
+    def run_ids(self) -> frozenset[str]:
+        return frozenset(self.content.runs)
+
     def put_round(self, row: Any) -> None:
         self.content.rounds[row.round] = row
 
@@ -45,6 +51,9 @@ class MemoryTransaction:
 
     def models(self, run: str | None = None) -> tuple[Any, ...]:
         return tuple(row for row in self.content.models.values() if run in (None, row.run))
+
+    def kept_models(self, run: str | None = None) -> tuple[Any, ...]:
+        return tuple(row for row in self.models(run) if row.kept)
 
     def last_report(self, site: str) -> Any:
         return self.content.reports.get(site)

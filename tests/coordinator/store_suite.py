@@ -201,6 +201,76 @@ class StoreSuite:
             assert transaction.rounds("r") == tuple(made)
             assert transaction.rounds("other") == ()
 
+    def test_the_newest_rounds_come_page_by_page(self, store: SqlStore) -> None:
+        ids = [RoundId(run="r", round_number=n, attempt=a) for n, a in ((1, 1), (1, 2), (2, 1), (10, 1))]
+        with store.transaction() as transaction:
+            transaction.put_run(RUN)
+            for each in ids:
+                transaction.put_round(replace(ROUND, round=each))
+        with store.transaction() as transaction:
+            assert [row.round for row in transaction.rounds("r", newest=2)] == ids[2:]
+            assert [row.round for row in transaction.rounds("r", newest=2, before=ids[2])] == ids[:2]
+            assert [row.round for row in transaction.rounds("r", newest=2, before=ids[1])] == ids[:1]
+            assert transaction.rounds("r", newest=2, before=ids[0]) == ()
+            assert len(transaction.rounds("r", before=ids[3])) == 3
+
+    def test_the_last_run_is_the_one_that_was_started_last(self, store: SqlStore) -> None:
+        with store.transaction() as transaction:
+            assert transaction.last_run() is None
+            assert transaction.run_ids() == frozenset()
+            transaction.put_run(replace(RUN, run="z", created=6.0))
+            transaction.put_run(RUN)
+            assert transaction.last_run() == replace(RUN, run="z", created=6.0)
+            assert transaction.run_ids() == {"r", "z"}
+
+    def test_details_go_oldest_first_and_what_happened_stays(self, store: SqlStore) -> None:
+        ids = [RoundId(run=run, round_number=n, attempt=a) for run in "rs" for n, a in ((1, 1), (1, 2), (2, 1), (3, 1))]
+        with store.transaction() as transaction:
+            transaction.put_run(RUN)
+            transaction.put_run(replace(RUN, run="s"))
+            for each in ids:
+                transaction.put_round(replace(ROUND, round=each, phase=Phase.FAILED, ended=2.0, reason="quorum"))
+                transaction.put_input(each, "a", REF)
+                transaction.put_step(each, "a", "shared", b"x")
+        with store.transaction() as transaction:
+            assert transaction.forget_details("r", 2, 2) == 2
+            assert [row.pruned for row in transaction.rounds("r")] == [True, True, False, False]
+            assert transaction.forget_details("r", 2, 10) == 1
+            assert transaction.forget_details("r", 2, 10) == 0
+        with store.transaction() as transaction:
+            gone = replace(ROUND, round=ids[0], phase=Phase.FAILED, ended=2.0, reason="quorum", detail="")
+            assert transaction.rounds("r")[0] == gone
+            assert [row.pruned for row in transaction.rounds("r")] == [True, True, True, False]
+            assert not any(row.pruned for row in transaction.rounds("s"))
+            assert [len(transaction.inputs(each)) for each in ids] == [0, 0, 0, 1, 1, 1, 1, 1]
+            assert [len(transaction.steps(each)) for each in ids] == [0, 0, 0, 1, 1, 1, 1, 1]
+
+    def test_runs_that_ended_long_ago_are_named_while_they_have_details(self, store: SqlStore) -> None:
+        with store.transaction() as transaction:
+            for run, ended in (("late", 30.0), ("early", 10.0), ("going on", None), ("without rounds", 5.0)):
+                transaction.put_run(replace(RUN, run=run, ended=ended))
+                if run != "without rounds":
+                    transaction.put_round(replace(ROUND, round=RoundId(run=run, round_number=1)))
+            assert transaction.runs_with_details(40.0, 9) == ("early", "late")
+            assert transaction.runs_with_details(40.0, 1) == ("early",)
+            assert transaction.runs_with_details(30.0, 9) == ("early",)
+            transaction.forget_details("early", 1, 9)
+            assert transaction.runs_with_details(40.0, 9) == ("late",)
+
+    def test_expired_tokens_go_and_those_that_wait_for_a_person_stay(self, store: SqlStore) -> None:
+        tokens = {
+            "open": replace(TOKEN, token_id="open", expires=1.0),
+            "used": replace(TOKEN, token_id="used", expires=1.0, state=TokenState.USED),
+            "awaiting": replace(TOKEN, token_id="awaiting", expires=1.0, state=TokenState.AWAITING, request=REQUEST),
+            "young": replace(TOKEN, token_id="young", expires=3.0),
+        }
+        with store.transaction() as transaction:
+            for token in tokens.values():
+                transaction.put_token(token)
+            assert transaction.forget_tokens(2.0, 1) == 1
+            assert transaction.forget_tokens(2.0, 9) == 1
+            assert {token.token_id for token in transaction.tokens()} == {"awaiting", "young"}
+
     def test_models_come_back_by_run_and_round(self, store: SqlStore) -> None:
         made = [replace(MODEL, run=run, round_number=n) for run in ("r", "s") for n in (1, 2)]
         with store.transaction() as transaction:
@@ -213,6 +283,8 @@ class StoreSuite:
         with store.transaction() as transaction:
             assert transaction.models() == tuple(made)
             assert transaction.models("s") == tuple(made[2:])
+            assert transaction.kept_models() == tuple(made[1:])
+            assert transaction.kept_models("r") == (made[1],)
 
     def test_the_last_report_is_replaced(self, store: SqlStore) -> None:
         with store.transaction() as transaction:
