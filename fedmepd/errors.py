@@ -53,6 +53,10 @@ class UpdateError(FedmepdError):
     """A site's update breaks the contract of the round (shape, finiteness, headroom)."""
 
 
+class NotFiniteError(UpdateError):
+    """A member's own update, or the loss that it trains with, is not finite."""
+
+
 class WorkerError(FedmepdError):
     """A training worker could not do a job."""
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedmepd.errors import ConfigError, UpdateError
+from fedmepd.errors import ConfigError, NotFiniteError
 from fedmepd.seeds import seed_of
 
 Ring = npt.NDArray[np.uint32]
@@ -46,10 +46,10 @@ class FixedPoint:
             random: Stream for the rounding.
 
         Raises:
-            UpdateError: If a value is not finite.
+            NotFiniteError: If a value is not finite.
         """
         if not np.isfinite(values).all():
-            raise UpdateError(
+            raise NotFiniteError(
                 "the update holds values that are not finite",
                 remedy="lower the learning rate, or check the cohort for broken images",
             )

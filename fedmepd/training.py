@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fedmepd.anchors import Anchors, PrototypeTable, concatenate, prototypes
 from fedmepd.compute import Backend
-from fedmepd.errors import UpdateError
+from fedmepd.errors import NotFiniteError
 from fedmepd.losses import SegmentationLoss, SeparateLoss
 from fedmepd.model import Architecture, Network, build, upsampled
 from fedmepd.sampling import Batch, CropSource
@@ -139,7 +139,7 @@ class Learner:
             hook: Called after each step with (step, steps, loss); the loss is None where training is private.
 
         Raises:
-            UpdateError: If the loss is not finite.
+            NotFiniteError: If the loss is not finite.
         """
         started = time.perf_counter()
         self.load(weights)
@@ -190,7 +190,7 @@ class Learner:
         images, label = batch.images.to(device), batch.label.to(device)
         value = backward(self.network, images, label, anchors=anchors, given=batch.given, backend=self.backend)
         if not math.isfinite(value):
-            raise UpdateError(f"{self.member}: the training loss is {value}", remedy="lower training.learning_rate")
+            raise NotFiniteError(f"{self.member}: the training loss is {value}", remedy="lower training.learning_rate")
         optimiser.step()
         return value
 

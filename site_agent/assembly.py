@@ -26,6 +26,9 @@ from site_agent.gathering import Tools
 from site_agent.identity import SiteIdentity
 from site_agent.link import Link
 from site_agent.membership import Standing
+from site_agent.monitoring.counters import Watch
+from site_agent.monitoring.exposing import exposed
+from site_agent.monitoring.watched import WatchedCoordinator, WatchedTrainer
 from site_agent.policy_file import Policy
 from site_agent.ports import Notes
 from site_agent.purse import Purse
@@ -81,7 +84,8 @@ async def _run(tools: Tools, *, until_finished: bool) -> int:
     until = asyncio.Event()
     _obey_signals(until, tools)
     _log.info("agent", site=tools.identity.loaded.identity.id, coordinator=tools.config.agent.coordinator)
-    return await Agent(tools, until_finished=until_finished).run(until)
+    with exposed(tools):
+        return await Agent(tools, until_finished=until_finished).run(until)
 
 
 def tools_of(config: Config, identity: SiteIdentity, notes: Notes) -> Tools:
@@ -99,12 +103,15 @@ def tools_of(config: Config, identity: SiteIdentity, notes: Notes) -> Tools:
     status.now.site = loaded.identity.id
     status.now.certificate_expires = loaded.facts.not_after.timestamp()
     downloads = Downloads(config.data / "downloads", stall_s=config.limits.stall_s)
-    trainer = TrainerClient(config.data / "logs" / "trainer.log")
+    watch, link = Watch(), Link(address, config.proxy_for(address), identity.credentials)
+    client = TrainerClient(config.data / "logs" / "trainer.log", watch=watch)
+    watch.trainer_up, watch.skew_s = (lambda: client.up), (lambda: link.skew_s)
+    trainer = WatchedTrainer(client, watch)
     purse = Purse.open(config.data, loaded, notes, budget=policy.privacy.budget, clock=time.time)
     return Tools(
         config=config,
         identity=identity,
-        coordinator=Link(address, config.proxy_for(address), identity.credentials),
+        coordinator=WatchedCoordinator(link, watch),
         training=Training(
             config,
             loaded.identity.id,
@@ -122,6 +129,7 @@ def tools_of(config: Config, identity: SiteIdentity, notes: Notes) -> Tools:
         notes=notes,
         status=status,
         clock=time.time,
+        watch=watch,
     )
 
 

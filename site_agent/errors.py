@@ -6,7 +6,11 @@ local. No error that is reported to the coordinator names a patient.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from protos.terms import DeclineCause
+
+Fault = Literal["", "not_finite", "norm", "range", "shape", "other"]
 
 
 class AgentError(Exception):
@@ -51,12 +55,16 @@ class RefusalError(AgentError):
         cause: Which kind it is.
         clause: Which clause of `security/SPEC.md` or key of the policy forbids it, for the site's own audit log.
         remedy: What the site's people can do about it; stays at the site.
+        fault: What is wrong with an update of the site's own, for the site's own metrics; empty if it is not about one.
     """
 
-    def __init__(self, problem: str, *, cause: DeclineCause, clause: str = "", remedy: str | None = None) -> None:
+    def __init__(
+        self, problem: str, *, cause: DeclineCause, clause: str = "", remedy: str | None = None, fault: Fault = ""
+    ) -> None:
         super().__init__(problem, remedy=remedy)
         self.cause = cause
         self.clause = clause
+        self.fault = fault
 
 
 class NotAMemberError(AgentError):

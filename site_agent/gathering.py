@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import structlog
@@ -26,6 +26,7 @@ from site_agent.config import Config
 from site_agent.errors import RefusalError
 from site_agent.identity import SiteIdentity
 from site_agent.membership import Standing
+from site_agent.monitoring.counters import Watch
 from site_agent.ports import Coordinator, Notes
 from site_agent.purse import Purse
 from site_agent.reports import Ledger
@@ -72,6 +73,7 @@ class Tools:
     notes: Notes
     status: StatusFile
     clock: Callable[[], float]
+    watch: Watch = field(default_factory=Watch)
 
     @property
     def now(self) -> datetime:
@@ -250,6 +252,7 @@ class Gatherer:
         cause, problem = error.cause, error.problem
         _log.error("declining the round", cause=cause.value, problem=problem, clause=error.clause or None)
         self._tools.status.error(f"round declined ({cause.value}): {error}")
+        self._tools.watch.refused(error)
         details = {"cause": cause.value, "problem": problem, "clause": error.clause}
         self._tools.notes.note("round.declined", str(round_id or ""), "refused", **details)
         return Declined(cause=cause, problem=problem)

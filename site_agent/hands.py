@@ -36,6 +36,7 @@ from site_agent import session
 from site_agent.errors import CorruptedError, NotAMemberError, RefusalError, RejectedError, StaleError, StorageError
 from site_agent.faults import disk
 from site_agent.gathering import Gatherer, RoundMemory, Tools
+from site_agent.monitoring.seen import Membership
 from site_agent.ports import Outcome
 from site_agent.session import Facts
 from site_agent.transfers import send
@@ -184,6 +185,8 @@ class Hands:
             if isinstance(error, StaleError):
                 raise
             _log.error("the coordinator rejects a report", body=type(report.body).__name__, reason=error.problem)
+            if isinstance(report.body, Declined):
+                self._tools.watch.declined(report.body.cause)
             if isinstance(report.body, Declined | Finished):
                 await self._write(lambda: ledger.leave(report.round))
             elif report.round == self._round.id:
@@ -196,8 +199,24 @@ class Hands:
         report = self._tools.ledger.answered(reply)
         name = type(report.body).__name__.lower()
         _log.info("reported", report=name, round=str(report.round), in_round=reply.in_round, message=reply.message)
+        self._count(report.body, in_round=reply.in_round)
         if isinstance(report.body, Accepted | Trained | Prepared | Submitted):
             self._tools.notes.note(f"round.{name}", str(report.round), "accepted" if reply.in_round else "refused")
+
+    def _count(self, body: ReportBody, *, in_round: bool) -> None:
+        """Count how far the site came in a round."""
+        watch = self._tools.watch
+        match body:
+            case Declined(cause=cause):
+                watch.declined(cause)
+            case Finished():
+                pass
+            case _ if not in_round:
+                watch.round("failed")
+            case Trained() | Prepared():
+                watch.round("trained")
+            case Submitted():
+                watch.round("submitted")
 
     async def _write(self, step: Callable[[], _T]) -> _T:
         async with self._writing:
@@ -213,11 +232,14 @@ class Hands:
             )
         except (NotAMemberError, SecurityError) as error:
             current.standing, current.listed = False, None
+            seen = tools.watch.membership
+            tools.watch.membership = Membership(version=None if seen is None else seen.version, problem=error.problem)
             _log.warning("not taking part: the membership list", reason=str(error))
             tools.status.error(str(error))
             await self._note("membership.refused", "membership list", "refused", problem=str(error))
         else:
             current.standing, current.listed = True, listed
+            tools.watch.membership = Membership(version=listed.version)
             current.sought = max(wanted, listed.version)
             _log.info("membership list verified", version=listed.version, members=len(listed.members))
             await asyncio.to_thread(self._accept_list, listed)

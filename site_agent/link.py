@@ -7,6 +7,7 @@ repeats a call: whoever calls decides again first.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -32,6 +33,7 @@ CALL_S = 30.0
 _SERVICE = messages.DESCRIPTOR.services_by_name["Federation"].full_name
 _UPLOAD, _DOWNLOAD = f"/{_SERVICE}/Upload", f"/{_SERVICE}/Download"  # called past the generated stub (codec.framing)
 _OLD_CHANNEL_S = 5.0
+_GREETING_S = 3600.0  # clocks drift
 _T = TypeVar("_T")
 _Upload = aio.StreamUnaryCall[bytes, messages.UploadReply]
 _Download = aio.UnaryStreamMultiCallable[bytes, bytes]
@@ -44,6 +46,9 @@ class Link:
         address: `host:port` of the service for members.
         proxy: URL of an HTTP proxy, if any.
         credentials: Makes credentials from what lies in the identity folder now.
+
+    Attributes:
+        skew_s: How far this machine's clock is ahead of the coordinator's, as last asked; None before.
     """
 
     def __init__(self, address: str, proxy: str | None, credentials: Callable[[], grpc.ChannelCredentials]) -> None:
@@ -51,6 +56,8 @@ class Link:
         self._channel: aio.Channel | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._greeted = False
+        self._greeted_at = 0.0
+        self.skew_s: float | None = None
         self._stub: tuple[aio.Channel, FederationAsyncStub] | None = None
 
     async def reopen(self) -> None:
@@ -74,14 +81,17 @@ class Link:
     async def hello(self) -> codec.Welcome:
         """Agree on a version (PROTOCOL 1.3)."""
         request = codec.encode_hello(codec.Hello(software=SOFTWARE, oldest=PROTOCOL, newest=PROTOCOL))
+        began = time.time()
         with self._calling():
-            return codec.decode_welcome(await self.stub.Hello(request, timeout=CALL_S))
+            welcome = codec.decode_welcome(await self.stub.Hello(request, timeout=CALL_S))
+        self.skew_s = (began + time.time()) / 2 - welcome.clock
+        return welcome
 
     async def next(self, query: codec.NextQuery) -> Instruction:
         """Wait for another instruction (PROTOCOL 4.1)."""
-        if not self._greeted:
+        if not self._greeted or time.monotonic() - self._greeted_at > _GREETING_S:
             await self.hello()
-            self._greeted = True
+            self._greeted, self._greeted_at = True, time.monotonic()
         try:
             with self._calling():
                 call = self.stub.Next(codec.encode_next_request(query), timeout=query.wait_s + CALL_S)

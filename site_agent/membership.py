@@ -19,6 +19,7 @@ from security.membership_file import from_json
 from security.pki.trust import Trust
 from site_agent.errors import NotAMemberError, StateError
 from site_agent.faults import disk
+from site_agent.monitoring.seen import Membership
 
 
 class Standing:
@@ -63,6 +64,21 @@ class Standing:
                 write_bytes(self._path, unverified)
         _find(listed, loaded, own, now)
         return listed
+
+    def remembered(self, loaded: LoadedIdentity, own: Sequence[str], now: datetime) -> Membership | None:
+        """Return what the newest list that was seen says of the site; None if none was seen.
+
+        Raises:
+            StateError: If the file is damaged.
+        """
+        listed = self.kept(loaded.trust, loaded.identity.consortium, now)
+        if listed is None:
+            return None
+        try:
+            _find(listed, loaded, own, now)
+        except NotAMemberError as error:
+            return Membership(version=listed.version, problem=error.problem)
+        return Membership(version=listed.version)
 
     def kept(self, trust: Trust, consortium: str, now: datetime) -> MembershipList | None:
         """Return the newest list that was seen, verified again; None if none was.

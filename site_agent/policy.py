@@ -17,7 +17,7 @@ from protos.context import round_context
 from protos.terms import ArtefactRef, DeclineCause, RoundId, SegmentSlice, Submit, Train, VectorManifest
 from security.secagg import is_member
 from site_agent.config import Config
-from site_agent.errors import RefusalError
+from site_agent.errors import Fault, RefusalError
 from site_agent.updates import CheckedUpdate
 
 _WORD = 4
@@ -96,12 +96,12 @@ def manifest_of(update: CheckedUpdate, *, sha256: str, most: int) -> VectorManif
     slices = tuple(SegmentSlice(name=segment.name, values=vector_length(segment)) for segment in update.segments)
     size, wanted = _size(update.path), _WORD * sum(part.values for part in slices)
     if size != wanted:
-        raise _update(f"the contribution has {size} bytes, the layout wants {wanted}")
+        raise _update(f"the contribution has {size} bytes, the layout wants {wanted}", "shape")
     if size > most:
-        raise _policy(f"the contribution has {size} bytes, limits.max_update_bytes allows {most}")
+        raise _policy(f"the contribution has {size} bytes, limits.max_update_bytes allows {most}", "other")
     update.check()
     if update.digest.hexdigest() != sha256:
-        raise _update("the contribution is not what the trainer wrote")
+        raise _update("the contribution is not what the trainer wrote", "other")
     return VectorManifest(segments=slices, vector=ArtefactRef(sha256=sha256, size=size))
 
 
@@ -125,12 +125,12 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
-        raise _update("the contribution cannot be read") from error
+        raise _update("the contribution cannot be read", "other") from error
 
 
-def _policy(problem: str) -> RefusalError:
-    return RefusalError(problem, cause=DeclineCause.POLICY)
+def _policy(problem: str, fault: Fault = "") -> RefusalError:
+    return RefusalError(problem, cause=DeclineCause.POLICY, fault=fault)
 
 
-def _update(problem: str) -> RefusalError:
-    return RefusalError(problem, cause=DeclineCause.UPDATE)
+def _update(problem: str, fault: Fault) -> RefusalError:
+    return RefusalError(problem, cause=DeclineCause.UPDATE, fault=fault)

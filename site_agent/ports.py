@@ -49,6 +49,10 @@ class Worker(Protocol):
 
     on_progress: ProgressListener | None
 
+    @property
+    def pid(self) -> int | None:
+        """Id of its process while that runs."""
+
     def submit(self, job: str, **arguments: Any) -> Future[dict[str, Any]]:
         """Give it a job."""
 

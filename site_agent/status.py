@@ -45,6 +45,7 @@ class Status:
         last_error: The last thing that went wrong.
         last_error_at: When.
         scores: Own validation Dice by round.
+        metrics: Where metrics and health are told, as host:port; empty for nowhere.
         stopped: Whether the agent ended in order.
     """
 
@@ -67,6 +68,7 @@ class Status:
     last_error: str = ""
     last_error_at: float = 0.0
     scores: list[dict[str, Any]] = field(default_factory=list)
+    metrics: str = ""
     stopped: bool = False
 
 

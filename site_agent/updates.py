@@ -20,7 +20,7 @@ from fedmepd.aggregation import Quantisation, parts_of
 from fedmepd.fixed_point import FixedPoint
 from fedmepd.layout import Segment
 from protos.terms import DeclineCause
-from site_agent.errors import RefusalError
+from site_agent.errors import Fault, RefusalError
 
 WINDOW = 1 << 18  # values; 1 MiB stays in a core's cache while it is checked and hashed
 Words = npt.NDArray[np.uint32]
@@ -70,9 +70,9 @@ class CheckedUpdate:
                 for segment in self.segments:
                     yield from ((segment, words) for words in self._segment(file, segment))
                 if file.read(1):
-                    raise _update("the contribution is longer than the layout wants")
+                    raise _update("the contribution is longer than the layout wants", "shape")
         except OSError as error:
-            raise _update("the contribution cannot be read") from error
+            raise _update("the contribution cannot be read", "other") from error
         self._check_norm()
 
     def _segment(self, file: FileIO, segment: Segment) -> Iterator[Words]:
@@ -81,7 +81,7 @@ class CheckedUpdate:
                 count = min(WINDOW, length - begin)
                 words = np.empty(count, "<u4")
                 if file.readinto(words.data) != words.nbytes:
-                    raise _update("the contribution is shorter than the layout wants")
+                    raise _update("the contribution is shorter than the layout wants", "shape")
                 _check_range(words, form, segment)
                 if self._most_norm is not None and index in (0, 1):  # changes of plain values and of filters
                     self._squares += float(np.square(form.decode(words)).sum())
@@ -94,6 +94,7 @@ class CheckedUpdate:
                 "the norm of the update is above what the site's policy allows",
                 cause=DeclineCause.UPDATE,
                 clause="policy limits.max_update_norm",
+                fault="norm",
             )
 
 
@@ -101,8 +102,8 @@ def _check_range(words: Words, form: FixedPoint, segment: Segment) -> None:
     most = int(form.clip * form.scale) + 1
     signed = words.view("<i4")
     if len(signed) and not -most <= int(signed.min()) <= int(signed.max()) <= most:
-        raise _update(f"the contribution has a value out of range in segment {segment.name}")
+        raise _update(f"the contribution has a value out of range in segment {segment.name}", "range")
 
 
-def _update(problem: str) -> RefusalError:
-    return RefusalError(problem, cause=DeclineCause.UPDATE, clause="PROTOCOL 8.4")
+def _update(problem: str, fault: Fault) -> RefusalError:
+    return RefusalError(problem, cause=DeclineCause.UPDATE, clause="PROTOCOL 8.4", fault=fault)

@@ -20,13 +20,19 @@ import structlog
 from fedmepd.errors import JobFailedError, WorkerDiedError
 from fedmepd.supervision import WorkerProcess
 from protos.terms import DeclineCause
-from site_agent.errors import RefusalError
+from site_agent.errors import Fault, RefusalError
 from site_agent.faults import storage_error
+from site_agent.monitoring.counters import Watch
 from site_agent.ports import TrainerProgress, Worker
 
 _log = structlog.get_logger("site_agent.worker")
 _TRIES = 2
-_CAUSES = {"UpdateError": DeclineCause.UPDATE, "ConfigError": DeclineCause.POLICY}
+_NOT_FINITE = "NotFiniteError"
+_CAUSES = {
+    "UpdateError": DeclineCause.UPDATE,
+    _NOT_FINITE: DeclineCause.UPDATE,
+    "ConfigError": DeclineCause.POLICY,
+}
 _FULL = ("No space left", "Disk quota exceeded", "Errno 28")
 
 
@@ -46,11 +52,17 @@ class TrainerClient:
     Args:
         log_path: The worker's log.
         worker: The worker; started when needed.
+        watch: Told of its process and of the GPU.
     """
 
-    def __init__(self, log_path: Path, worker: Worker | None = None) -> None:
-        self._log_path = log_path
+    def __init__(self, log_path: Path, worker: Worker | None = None, watch: Watch | None = None) -> None:
+        self._log_path, self._watch = log_path, watch or Watch()
         self._worker = worker or WorkerProcess(trainer_command(), trainer_environment(), log_path=log_path)
+
+    @property
+    def up(self) -> bool:
+        """Whether the process runs; it is started when it is needed."""
+        return self._worker.pid is not None
 
     async def run(self, job: str, arguments: Mapping[str, Any], progress: TrainerProgress) -> dict[str, Any]:
         """Do a job; cancelling it kills the worker.
@@ -59,19 +71,23 @@ class TrainerClient:
             RefusalError: If the job failed, or the worker died twice.
             StorageError: If the worker cannot be started.
         """
-        self._worker.on_progress = _listener(asyncio.get_running_loop(), progress)
+        self._worker.on_progress = _listener(asyncio.get_running_loop(), progress, self._watch)
+        self._watch.trouble = ""
         for attempt in range(1, _TRIES + 1):
             try:
                 return await self._once(job, arguments)
             except WorkerDiedError as error:
                 self._note(job, str(error))
+                self._watch.trainer_died()
                 _log.warning("the trainer died", job=job, status=error.status, attempt=attempt, see=self._log_path.name)
             except JobFailedError as error:
                 self._note(job, str(error))
                 _log.error("the trainer failed", job=job, kind=error.kind, see=self._log_path.name)
                 raise _refusal(job, error) from error
             except OSError as error:
+                self._watch.trouble = "it cannot be started"
                 raise storage_error(error, self._log_path) from error
+        self._watch.trouble = f"it died {_TRIES} times in job {job!r}"
         raise RefusalError(f"the trainer died {_TRIES} times in job {job!r}", cause=DeclineCause.TRAINER)
 
     def stop(self) -> None:
@@ -94,12 +110,13 @@ class TrainerClient:
             log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} job {job}: {words}\n")
 
 
-def _listener(loop: asyncio.AbstractEventLoop, progress: TrainerProgress) -> Any:
+def _listener(loop: asyncio.AbstractEventLoop, progress: TrainerProgress, watch: Watch) -> Any:
     """Return a hook for the reading thread that passes progress on to the event loop."""
 
     def hook(_number: int, facts: Mapping[str, Any]) -> None:
         phase, done, total = str(facts.get("phase", "")), _count(facts.get("done")), _count(facts.get("of"))
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(watch.gpu_seen, facts.get("gpu"))
             loop.call_soon_threadsafe(progress, phase, done, total)
 
     return hook
@@ -113,4 +130,6 @@ def _refusal(job: str, error: JobFailedError) -> RefusalError:
     if any(word in error.problem for word in _FULL):
         return RefusalError("the site's disk is full", cause=DeclineCause.STORAGE)
     cause = _CAUSES.get(error.kind, DeclineCause.TRAINER)
-    return RefusalError(f"job {job!r} of the trainer failed ({error.kind}); the site's log says why", cause=cause)
+    fault: Fault = "not_finite" if error.kind == _NOT_FINITE else ""
+    problem = f"job {job!r} of the trainer failed ({error.kind}); the site's log says why"
+    return RefusalError(problem, cause=cause, fault=fault)

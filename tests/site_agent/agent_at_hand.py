@@ -119,6 +119,7 @@ def config_of(data, members, newcomers, own, **limits) -> Config:
             "agent": {"data": data, "coordinator": members, "enrolment": newcomers},
             "cohort": {"path": data / "cohort", "modalities": list(own)},
             "limits": {"min_free_bytes": 0, **limits},
+            "metrics": {"listen": "127.0.0.1:0"},
         }
     )
 

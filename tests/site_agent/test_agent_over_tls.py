@@ -399,7 +399,9 @@ def test_the_commands_enrol_run_and_stop_in_order(tmp_path):
         members, newcomers = world.made.addresses
         where = f'data = "site"\ncoordinator = "{members}"\nenrolment = "{newcomers}"\nsite = "hospital-a"'
         cohort = f'path = "cohort"\nmodalities = {json.dumps(list(MODALITIES))}'
-        text = f"[agent]\n{where}\n[cohort]\n{cohort}\n[limits]\nmin_free_bytes = 0\n"
+        text = (
+            f'[agent]\n{where}\n[cohort]\n{cohort}\n[limits]\nmin_free_bytes = 0\n[metrics]\nlisten = "127.0.0.1:0"\n'
+        )
         await asyncio.to_thread(file.write_text, text)
         for words in ("enrolled as spiffe://test/site/hospital-a", "already enrolled"):
             code, out, _ = await command("enroll", "--config", file, "--token", "-", given=token.text)
