@@ -16,10 +16,11 @@ from coordinator.errors import NotFoundError, RefusedError
 from coordinator.journal import record
 from coordinator.ports import BlobStore, RunControl, Store
 from coordinator.reading import pieces
-from coordinator.records import ModelRow, RoundRow, RunRow
+from coordinator.records import ModelRow, RunRow
 from coordinator.registry import Registry
-from coordinator.state import RunState, load_round, load_run
-from coordinator.views import LeadActivity, Seen, model_view, round_view, run_view, started_view
+from coordinator.state import RunState, load_run
+from coordinator.views import LeadActivity, Seen, model_view, round_row_view, run_view, started_view
+from protos.terms import RoundId
 from protos.v1 import admin_pb2 as messages
 from protos.v1 import common_pb2 as common
 from protos.v1.admin_pb2_grpc import AdminServicer
@@ -27,6 +28,8 @@ from protos.v1.admin_pb2_grpc import AdminServicer
 WATCH_INTERVAL_S = 0.2
 _WATCH_TIMEOUT_S = 5.0
 _MOST_TOML = 1 << 18
+_MOST_ROUNDS = 200  # in a message, as long as they are not larger than this together
+_PAGE_BYTES = 1 << 20
 _ACTIONS: dict[int, Literal["pause", "resume", "abort"]] = {
     messages.ControlRunRequest.ACTION_PAUSE: "pause",
     messages.ControlRunRequest.ACTION_RESUME: "resume",
@@ -85,10 +88,12 @@ class RunCalls(AdminServicer):
             await asyncio.sleep(WATCH_INTERVAL_S)
 
     async def ListRounds(self, request: messages.ListRoundsRequest, context: Context) -> messages.ListRoundsReply:
-        """Return a run's rounds with all their attempts."""
+        """Return a run's newest rounds with all their attempts, as many as are asked for and a message takes."""
         run = request.run or (await asyncio.to_thread(self._runs.state, None)).run
-        rows = await asyncio.to_thread(self._round_rows, run)
-        return messages.ListRoundsReply(rounds=[round_view(load_round(row.detail), row, None) for row in rows])
+        before = None
+        if request.before_round:
+            before = RoundId(run=run, round_number=request.before_round, attempt=max(1, request.before_attempt))
+        return await asyncio.to_thread(self._page, run, min(request.limit or _MOST_ROUNDS, _MOST_ROUNDS), before)
 
     async def ListModels(self, request: messages.ListModelsRequest, context: Context) -> messages.ListModelsReply:
         """Return the versions of the model of one run, or of all."""
@@ -137,10 +142,19 @@ class RunCalls(AdminServicer):
         with self._store.transaction() as transaction:
             return transaction.run(run)
 
-    def _round_rows(self, run: str) -> tuple[RoundRow, ...]:
+    def _page(self, run: str, limit: int, before: RoundId | None) -> messages.ListRoundsReply:
+        """Return the newest rounds of a run, or the newest before one."""
         with self._store.transaction() as transaction:
             transaction.run(run)  # names a run that is not there
-            return transaction.rounds(run)
+            rows = transaction.rounds(run, newest=limit + 1, before=before)
+        found: list[messages.RoundView] = []
+        size = 0
+        for row in reversed(rows[-limit:]):
+            found.append(round_row_view(row))
+            size += found[-1].ByteSize()
+            if size > _PAGE_BYTES:
+                break
+        return messages.ListRoundsReply(rounds=reversed(found), more=len(found) < len(rows))
 
     def _model_rows(self, run: str | None) -> tuple[ModelRow, ...]:
         with self._store.transaction() as transaction:

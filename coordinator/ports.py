@@ -79,7 +79,7 @@ class Transaction(Protocol):
         """Insert or replace a round's attempt."""
 
     def rounds(self, run: str, *, newest: int | None = None, before: RoundId | None = None) -> tuple[RoundRow, ...]:
-        """Return a run's attempts at rounds by number and attempt: all, or the newest; only those before one, if given."""
+        """Return a run's attempts at rounds by number and attempt: all or the newest, and only those before one."""
 
     def put_model(self, model: ModelRow) -> None:
         """Insert or replace a model by run and round."""
@@ -125,7 +125,7 @@ class Transaction(Protocol):
         """Return runs that ended before a time and have rounds with details, so many at most, the oldest first."""
 
     def forget_tokens(self, expired_before: float, limit: int) -> int:
-        """Remove tokens that expired before a time, so many at most, except those that wait for a person; return how many."""
+        """Remove some tokens that expired before a time, but none that waits for a person; return how many."""
 
     def append_audit(self, row: AuditRow) -> None:
         """Add a record; ConflictError unless its sequence is one more than the last."""

@@ -84,7 +84,7 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundRow:
-    """A round's attempt; `detail` is the JSON of `coordinator.state.RoundState`, empty once retention has removed it."""
+    """A round's attempt; `detail` is the JSON of `coordinator.state.RoundState`, empty once retention removed it."""
 
     round: RoundId
     phase: Phase

@@ -25,11 +25,11 @@ from coordinator.budgets import Keeper
 from coordinator.clear_sum import UnfitInputError
 from coordinator.driver import Driver
 from coordinator.errors import ConflictError, NotFoundError
-from coordinator.garbage import garbage_of
 from coordinator.journal import record
 from coordinator.lead_parts import LeadParts, public_reason
 from coordinator.persistence import persist
 from coordinator.ports import BlobStore, LeadError, Members, Store, Summation
+from coordinator.pruning import Pruner
 from coordinator.records import RunRow
 from coordinator.settling import settle
 from coordinator.starting import Started, outlook, split
@@ -55,7 +55,7 @@ class Runs:
         keeper: The lead's trainer, under the privacy budget of its patients.
         summation: How inputs are summed in plain runs.
         members: Sites that may join a run now, and the signed list.
-        scratch: Folder for sums and fetched artefacts; may be lost.
+        pruner: Removes what is not kept; its scratch folder is for sums and fetched artefacts, and may be lost.
         clock: Seconds since the epoch.
     """
 
@@ -67,14 +67,15 @@ class Runs:
         keeper: Keeper,
         summation: Summation,
         members: Members,
-        scratch: Path,
+        pruner: Pruner,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._blobs, self._lead = store, blobs, keeper.lead
+        self._scratch = scratch = pruner.scratch
         self._summing = Summing(store=store, blobs=blobs, clear=summation, scratch=scratch)
         self._files = Artefacts(blobs=blobs, scratch=scratch)
-        self._members, self._scratch, self._clock = members, scratch, clock
-        self._keeper = keeper
+        self._members, self._clock = members, clock
+        self._keeper, self._pruner = keeper, pruner
         self._parts = LeadParts(keeper=keeper, files=self._files, spec_of=self._spec)
         self._layouts: dict[str, Layout] = {}
         self._specs: dict[str, RunSpec] = {}
@@ -84,7 +85,7 @@ class Runs:
     async def open(self) -> None:
         """Go on where the database says."""
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-        await asyncio.to_thread(self._sweep)
+        await asyncio.to_thread(self._pruner.start)
         await self.driver.open()
 
     async def close(self) -> None:
@@ -94,20 +95,6 @@ class Runs:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._lead.close()
-
-    def _sweep(self) -> None:
-        """Remove what a crash left behind: artefacts that no record names. Nothing is under way yet."""
-        with self._store.transaction() as transaction:
-            runs = transaction.runs()
-            named = {model.model for model in transaction.models() if model.kept}
-            if runs:
-                latest = load_run(runs[-1].state)
-                inputs = {} if latest.round is None else transaction.inputs(latest.round.id)
-                named |= {latest.spec, *inputs.values()}
-                named |= set() if latest.published is None else set(latest.published.artefacts)
-                named |= {latest.round.sum} if latest.round is not None and latest.round.sum is not None else set()
-        for ref in [ref for ref in self._blobs.refs() if ref not in named]:
-            self._blobs.remove(ref)
 
     # -- run control ------------------------------------------------------------------------------------------------
 
@@ -309,28 +296,8 @@ class Runs:
             await self.driver.insist(event)
 
     async def _tidy(self, state: RunState, effect: ev.RoundEnded) -> None:
-        """Remove what nothing names any more."""
-        models = await asyncio.to_thread(self._kept_models)
-        for ref in garbage_of(effect, state, models):
-            if ref not in garbage_of(effect, self.driver.state or state, models):
-                continue  # it was announced again meanwhile
-            await asyncio.to_thread(self._blobs.remove, ref)
-        await asyncio.to_thread(self._forget_models, state)
-
-    def _kept_models(self) -> frozenset[str]:
-        """Return the hashes of all models whose files are kept."""
-        with self._store.transaction() as transaction:
-            return frozenset(model.model.sha256 for model in transaction.models() if model.kept)
-
-    def _forget_models(self, state: RunState) -> None:
-        """Drop the files of older models by the run's policy; their records stay."""
-        if state.published is None:
-            return
-        with self._store.transaction() as transaction:
-            for model in transaction.models(state.run):
-                if model.kept and not state.policy.keeps(model.round_number, state.published.round_number):
-                    self._blobs.remove(model.model)
-                    transaction.put_model(replace(model, kept=False))
+        """Remove what nothing names any more, and something of what is old."""
+        await asyncio.to_thread(self._pruner.after_round, effect, state, lambda: self.driver.state)
 
     async def _finish(self, state: RunState) -> None:
         if state.status is RunStatus.COMPLETED:
@@ -356,7 +323,7 @@ class Runs:
         """Return an id that no run has had: the name, and a number if it is taken."""
         base = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:48] or "run"
         with self._store.transaction() as transaction:
-            taken = {row.run for row in transaction.runs()}
+            taken = transaction.run_ids()
         return next(id_ for n in range(1, len(taken) + 2) if (id_ := base if n == 1 else f"{base}-{n}") not in taken)
 
     async def _audit(self, actor: str, action: str, subject: str, details: Mapping[str, str]) -> None:

@@ -27,7 +27,9 @@ from coordinator.desk import SiteDesk
 from coordinator.enrolment import Enrolment
 from coordinator.errors import ConfigError
 from coordinator.ports import Lead
+from coordinator.pruning import Pruner
 from coordinator.registry import Registry
+from coordinator.retention import Limits
 from coordinator.runs import Runs
 from coordinator.servicer import Federation, add_federation
 from coordinator.spool import Spool
@@ -124,13 +126,19 @@ async def _open(
     custody = _custody(config, credentials, notes, clock)
     stack.callback(custody.close)
     custody.open()
+    spool = Spool(
+        data / "uploads",
+        max_bytes_per_owner=config.coordinator.max_update_bytes,
+        min_free_bytes=config.coordinator.min_free_bytes,
+    )
+    limits = Limits(rounds=config.retention.rounds, days=config.retention.days)
     runs = Runs(
         store=store,
         blobs=blobs,
         keeper=Keeper(custody, lead, notes),
         summation=ClearSummation(),
         members=registry,
-        scratch=data / "scratch",
+        pruner=Pruner(store=store, blobs=blobs, scratch=data / "scratch", uploads=spool, limits=limits, clock=clock),
         clock=clock,
     )
     stack.push_async_callback(runs.close)
@@ -138,11 +146,7 @@ async def _open(
         runs=runs,
         store=store,
         blobs=blobs,
-        spool=Spool(
-            data / "uploads",
-            max_bytes_per_owner=config.coordinator.max_update_bytes,
-            min_free_bytes=config.coordinator.min_free_bytes,
-        ),
+        spool=spool,
         admitted=registry.admitted_sites,
         max_update_bytes=config.coordinator.max_update_bytes,
         witness=Witness(custody, notes, registry.signed_list),

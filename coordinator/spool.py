@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from coordinator.errors import ConflictError, CorruptedError, NotFoundError, RefusedError, StorageError
 from coordinator.spool_writer import SpoolWriter, hash_of
@@ -133,6 +133,27 @@ class Spool:
             for key in [key for key in self._known if key[0] == owner]:
                 del self._known[key]
             shutil.rmtree(self._owner_folder(owner), ignore_errors=True)
+
+    def expire(self, before: float, wanted: frozenset[str]) -> int:
+        """Forget uploads that nobody has gone on with since a time, except wanted ones, and return how many.
+
+        Args:
+            before: Seconds since the epoch.
+            wanted: Hashes of what sites are still to upload.
+        """
+        gone = 0
+        with self._lock, contextlib.suppress(FileNotFoundError):
+            for folder in [path for path in self._folder.iterdir() if path.is_dir()]:
+                for path, key in list(self._uploads(unquote(folder.name))):
+                    idle = key not in self._writers and key[1].sha256 not in wanted
+                    if idle and path.stat().st_mtime < before:
+                        self._forget(key)
+                        gone += 1
+                with contextlib.suppress(OSError):  # it holds something
+                    folder.rmdir()
+            for key in [key for key in self._known if not self._path(*key).exists()]:
+                del self._known[key]
+        return gone
 
     # -- room -------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from coordinator.instructions import seconds_left
 from coordinator.records import AuditRow, MemberRow, MemberState, ModelRow, RoundRow, RunRow, TokenRow, TokenState
 from coordinator.starting import Started
-from coordinator.state import Participant, RoundState, RunState
+from coordinator.state import Participant, RoundState, RunState, load_round
 from protos.terms import Activity
 from protos.v1 import admin_pb2 as messages
 from protos.v1 import common_pb2 as common
@@ -170,6 +170,22 @@ def round_view(state: RoundState, row: RoundRow | None, seen: Seen | None) -> me
         participants=[_participant(p, seen) for p in state.participants],
         durations=_durations(state),
         closed=state.closed,
+    )
+
+
+def round_row_view(row: RoundRow) -> messages.RoundView:
+    """Return an attempt at a round as it is kept, which after retention is in outline only."""
+    if not row.pruned:
+        return round_view(load_round(row.detail), row, None)
+    return messages.RoundView(
+        run=row.round.run,
+        round=row.round.round_number,
+        attempt=row.round.attempt,
+        phase=int(row.phase),  # type: ignore[arg-type]
+        reason=row.reason,
+        began=row.began,
+        ended=row.ended or 0.0,
+        pruned=True,
     )
 
 

@@ -139,7 +139,7 @@ class SqlTransaction:
         self._put(tables.rounds, rows.from_round(record))
 
     def rounds(self, run: str, *, newest: int | None = None, before: RoundId | None = None) -> tuple[RoundRow, ...]:
-        """Return a run's attempts at rounds by number and attempt: all, or the newest; only those before one, if given."""
+        """Return a run's attempts at rounds by number and attempt: all or the newest, and only those before one."""
         number, attempt = tables.rounds.c.round_number, tables.rounds.c.attempt
         query = select(tables.rounds).where(tables.rounds.c.run == run)
         if before is not None:
@@ -254,7 +254,7 @@ class SqlTransaction:
         return tuple(row["run"] for row in self._all(query))
 
     def forget_tokens(self, expired_before: float, limit: int) -> int:
-        """Remove tokens that expired before a time, so many at most, except those that wait for a person; return how many."""
+        """Remove some tokens that expired before a time, but none that waits for a person; return how many."""
         table = tables.tokens
         old = and_(table.c.expires < expired_before, table.c.state != TokenState.AWAITING.value)
         found = [row["token_id"] for row in self._all(select(table.c.token_id).where(old).limit(limit))]

@@ -700,6 +700,7 @@ class RoundView(_message.Message):
     DURATIONS_FIELD_NUMBER: _builtins.int
     SECONDS_LEFT_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
+    PRUNED_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     round: _builtins.int
     attempt: _builtins.int
@@ -710,6 +711,8 @@ class RoundView(_message.Message):
     ended: _builtins.float
     seconds_left: _builtins.float
     """until the last site that is waited for is dropped; 0 where nobody is waited for"""
+    pruned: _builtins.bool
+    """retention has removed the details: sites, durations, closed segments"""
     @_builtins.property
     def participants(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParticipantView]: ...
     @_builtins.property
@@ -732,10 +735,11 @@ class RoundView(_message.Message):
         durations: _abc.Iterable[Global___PhaseDuration] | None = ...,
         seconds_left: _builtins.float = ...,
         closed: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        pruned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "began", b"began", "closed", b"closed", "durations", b"durations", "ended", b"ended", "participants", b"participants", "phase", b"phase", "reason", b"reason", "round", b"round", "run", b"run", "seconds_left", b"seconds_left"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "began", b"began", "closed", b"closed", "durations", b"durations", "ended", b"ended", "participants", b"participants", "phase", b"phase", "pruned", b"pruned", "reason", b"reason", "round", b"round", "run", b"run", "seconds_left", b"seconds_left"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -875,16 +879,27 @@ class ListRoundsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    BEFORE_ROUND_FIELD_NUMBER: _builtins.int
+    BEFORE_ATTEMPT_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """empty for the latest"""
+    limit: _builtins.int
+    """the newest attempts, so many at most; 0 for as many as a message takes"""
+    before_round: _builtins.int
+    """only attempts before this one; 0 for no such limit"""
+    before_attempt: _builtins.int
     def __init__(
         self,
         *,
         run: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        before_round: _builtins.int = ...,
+        before_attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_attempt", b"before_attempt", "before_round", b"before_round", "limit", b"limit", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -895,16 +910,22 @@ class ListRoundsReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ROUNDS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """whether there are older ones"""
     @_builtins.property
-    def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoundView]: ...
+    def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoundView]:
+        """by number and attempt"""
+
     def __init__(
         self,
         *,
         rounds: _abc.Iterable[Global___RoundView] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rounds", b"rounds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "rounds", b"rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ import typer
 from coordinator.cli.admin import options
 
 _Round = Annotated[int, typer.Argument(metavar="ROUND", min=0, help="Number of the round.", show_default=False)]
+_PRUNED = "details removed by retention"
 _RunOption = Annotated[str, typer.Option("--run", help="Id of the run; the latest if not given.")]
 
 
@@ -36,12 +37,12 @@ def list_(identity: options.Identity, run: options.Run = "", as_json: options.Js
         (
             f"{one['round']}" + (f" ({one['attempt']})" if one["attempt"] > 1 else ""),
             one["phase"],
-            f"{_count(one, 'contributed')}/{len(one['participants'])}",
+            "" if one["pruned"] else f"{_count(one, 'contributed')}/{len(one['participants'])}",
             ", ".join(p["site"] for p in one["participants"] if one["ended"] and p["state"] != "contributed"),
             ", ".join(sorted(one["closed"])),
             when(one["began"]),
             lasting(one["ended"] - one["began"]) if one["ended"] else "",
-            one["reason"],
+            _PRUNED if one["pruned"] and not one["reason"] else one["reason"],
         )
         for one in found
     ]
@@ -74,6 +75,9 @@ def _print(one: dict[str, Any]) -> None:
     reason = f": {one['reason']}" if one["reason"] else ""
     typer.echo(f"{one['run']} round {one['round']}{attempt}: {one['phase']}{reason}")
     typer.echo(f"began {when(one['began'])}, ended {when(one['ended'])}")
+    if one["pruned"]:
+        typer.echo(f"{_PRUNED}: the coordinator keeps those of the latest rounds ([retention] in its configuration)")
+        return
     typer.echo(" · ".join(f"{part['phase']} {lasting(part['seconds'])}" for part in one["durations"]))
     rows = [
         (p["site"], ", ".join(p["modalities"]), p["state"], lasting(p["seconds"]) if p["seconds"] else "", p["reason"])
@@ -90,8 +94,18 @@ def _fetch(identity: Path, run: str) -> list[dict[str, Any]]:
     from coordinator.cli.admin.output import plain
     from protos.v1 import admin_pb2 as messages
 
+    found: list[dict[str, Any]] = []
+    request = messages.ListRoundsRequest(run=run)
     with connected(identity) as connection:
-        return [plain(view) for view in ask(connection.stub.ListRounds, messages.ListRoundsRequest(run=run)).rounds]
+        while True:
+            page = ask(connection.stub.ListRounds, request)
+            found = [*map(plain, page.rounds), *found]
+            if not page.more or not page.rounds:
+                return found
+            oldest = page.rounds[0]
+            request = messages.ListRoundsRequest(
+                run=oldest.run, before_round=oldest.round, before_attempt=oldest.attempt
+            )
 
 
 def _count(one: dict[str, Any], state: str) -> int:
