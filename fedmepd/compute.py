@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,6 +62,21 @@ def resolve_backend(
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging help that costs 4 % of a step
     bfloat16 = precision == "bfloat16" or (precision == "auto" and chosen.type == "cuda")
     return Backend(device=chosen, bfloat16=bfloat16, compile=compile_networks)
+
+
+def gpu_facts() -> dict[str, float]:
+    """Return memory in use and in all, in bytes, and the share of time in which the GPU computed, where NVML says it.
+
+    Empty where this process has not used a GPU: asking must not occupy one.
+    """
+    if not torch.cuda.is_initialized():
+        return {}
+    facts: dict[str, float] = {}
+    with suppress(Exception):  # whatever it is: no job fails because of what is said beside it
+        free, size = torch.cuda.mem_get_info()
+        facts |= {"used_bytes": float(size - free), "size_bytes": float(size)}
+        facts |= {"utilisation": torch.cuda.utilization() / 100}
+    return facts
 
 
 def keep_freed_memory() -> None:

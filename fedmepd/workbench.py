@@ -22,6 +22,8 @@ from fedmepd.sections import Compute
 from fedmepd.task import load_task
 from fedmepd.worker import Progress
 
+_PARTS = ("train", "validate", "test")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
@@ -71,9 +73,9 @@ def backend_of(compute: Compute) -> Backend:
 
 def opened_facts(opened: Opened, participant: SiteParticipant | LeadParticipant, opening: Opening) -> dict[str, Any]:
     """Return what an `open` job answers: patients, network and layout."""
-    patients, architecture = opened.member.patients, participant.learner.architecture
+    architecture = participant.learner.architecture
     return {
-        "patients": {part: len(getattr(patients, part)) for part in ("train", "validate", "test")},
+        **machine_facts(opened),
         "training_patients": participant.learner.patients,
         "skipped": [{"case": case, "reason": reason} for case, reason in opened.skipped],
         "architecture": {
@@ -88,7 +90,18 @@ def opened_facts(opened: Opened, participant: SiteParticipant | LeadParticipant,
         "layout": layout_to_json(participant.rules.layout),
         "layout_digest": layout_digest(participant.rules.layout),
         "member": describe_member(opened.member, opening.cache),
-        "device": str(opened.backend.device),
+    }
+
+
+def machine_facts(opened: Opened) -> dict[str, Any]:
+    """Return what a member computes on, and with how many patients: by part, and by modality, as each has them all."""
+    member, device = opened.member, opened.backend.device
+    patients = {part: len(getattr(member.patients, part)) for part in _PARTS}
+    return {
+        "patients": patients,
+        "modality_patients": dict.fromkeys(member.modalities, sum(patients.values())),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     }
 
 

@@ -40,6 +40,7 @@ class Worker:
         source: Where commands come from.
         sink: Where events go.
         clock: Seconds, for the rate of progress events.
+        machine: Says what the job occupies, as `gpu` of progress events; empty for nothing.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class Worker:
         source: io.BufferedIOBase,
         sink: io.BufferedIOBase,
         clock: Callable[[], float] = time.monotonic,
+        machine: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self._jobs, self._source, self._sink, self._clock = dict(jobs), source, sink, clock
+        self._machine = machine
         self._last_progress = float("-inf")
         self._phase: object = None
 
@@ -90,7 +93,8 @@ class Worker:
             now, phase = self._clock(), facts.get("phase")
             if phase != self._phase or now - self._last_progress >= _PROGRESS_INTERVAL_S:
                 self._last_progress, self._phase = now, phase
-                self._send(number, "progress", **facts)
+                gpu = self._machine()
+                self._send(number, "progress", **facts, **({"gpu": gpu} if gpu else {}))
 
         return progress
 
@@ -105,11 +109,11 @@ class Worker:
         lines.put(None)
 
 
-def serve(jobs: Mapping[str, Handler]) -> None:
-    """Be a worker process until stdin ends: take stdout over, then do jobs."""
+def serve(jobs: Mapping[str, Handler], *, machine: Callable[[], Mapping[str, Any]] = dict) -> None:
+    """Be a worker process until stdin ends: take stdout over, then do jobs; progress says what `machine` does."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     source = os.fdopen(0, "rb", closefd=False)
-    Worker(jobs, source=source, sink=sink).run(on_end=lambda: os._exit(0))
+    Worker(jobs, source=source, sink=sink, machine=machine).run(on_end=lambda: os._exit(0))

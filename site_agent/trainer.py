@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fedmepd.compute import gpu_facts
 from fedmepd.jobs import Check, Finish, Job, Open, SiteRound, parse_job, spec_of
 from fedmepd.member_runs import finish_run
 from fedmepd.participants import SiteParticipant
-from fedmepd.workbench import Opened, Workbench, check, opened_facts
+from fedmepd.workbench import Opened, Workbench, check, machine_facts, opened_facts
 from fedmepd.worker import Handler, Progress, serve
 from site_agent.trainer_privacy import account, hooks_of
 from site_agent.trainer_rounds import train_round
@@ -45,7 +46,8 @@ class SiteTrainer:
     def round(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         """Do the site's part of a round."""
         job = parse_job(SiteRound, arguments)
-        return train_round(job, self._participate(job, progress)[1], progress)
+        opened, participant = self._participate(job, progress)
+        return {**train_round(job, participant, progress), **machine_facts(opened)}
 
     def finish(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         """Write the site's results."""
@@ -69,4 +71,4 @@ class SiteTrainer:
 
 
 if __name__ == "__main__":
-    serve(SiteTrainer().jobs)
+    serve(SiteTrainer().jobs, machine=gpu_facts)

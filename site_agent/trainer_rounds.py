@@ -62,7 +62,8 @@ def train_round(job: SiteRound, participant: SiteParticipant, progress: Progress
         found = participant.validate(trained.state, received.anchors, load_best(store, before))
         kept = replace(kept, dice=found.dice)
     _record(job, participant, trained, found)
-    result = {**_contribute(job, participant, trained), **_own(trained, found), "warnings": warnings}
+    own = _own(trained, found, personal_record(trained.state, participant.rules, participant.member.modalities))
+    result = {**_contribute(job, participant, trained), **own, "warnings": warnings}
     commit_member(
         store,
         job.round,
@@ -171,8 +172,14 @@ def _contribute(job: SiteRound, participant: SiteParticipant, result: SiteResult
     return {"round": job.round, "contribution": path.name, "bytes": len(content), "sha256": digest_of(path)}
 
 
-def _own(result: SiteResult, found: Validated | None) -> dict[str, Any]:
+def _own(result: SiteResult, found: Validated | None, personal: Mapping[str, Any]) -> dict[str, Any]:
     """Return what stays at the site: for its own report and metrics."""
     dice = None if found is None or not found.dice else {"regions": dict(found.dice), "mean": found.score}
     trained = result.trained
-    return {"loss": trained.loss, "seconds": trained.seconds, "steps": trained.steps, "dice": dice}
+    return {
+        "loss": trained.loss,
+        "seconds": trained.seconds,
+        "steps": trained.steps,
+        "dice": dice,
+        "personal": personal.get("layers", {}),
+    }

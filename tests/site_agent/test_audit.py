@@ -276,6 +276,7 @@ def test_the_log_of_an_agent_that_runs_can_be_verified(tmp_path):
         members, _ = world.made.addresses
         cohort = '[cohort]\npath = "cohort"\nmodalities = ["flair", "t1ce", "t1", "t2"]'
         text = f'[agent]\ndata = "site"\ncoordinator = "{members}"\n{cohort}\n[limits]\nmin_free_bytes = 0\n'
+        text += '[metrics]\nlisten = "127.0.0.1:0"\n'
         await asyncio.to_thread(file.write_text, text)
         process = await spawn("run", "--config", file)
         try:
