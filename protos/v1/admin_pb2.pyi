@@ -1163,3 +1163,50 @@ class AuditView(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuditView: _TypeAlias = AuditView  # noqa: Y015
+
+@_typing.final
+class CreateStatusLinkRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIFETIME_S_FIELD_NUMBER: _builtins.int
+    lifetime_s: _builtins.float
+    """until when the ticket can be used; 0 for a quarter of an hour"""
+    def __init__(
+        self,
+        *,
+        lifetime_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime_s", b"lifetime_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateStatusLinkRequest: _TypeAlias = CreateStatusLinkRequest  # noqa: Y015
+
+@_typing.final
+class CreateStatusLinkReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    EXPIRES_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """host:port at which the page listens"""
+    ticket: _builtins.str
+    """shown once, stored hashed; for https://.../enter?ticket="""
+    expires: _builtins.float
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        ticket: _builtins.str = ...,
+        expires: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "expires", b"expires", "ticket", b"ticket"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateStatusLinkReply: _TypeAlias = CreateStatusLinkReply  # noqa: Y015

@@ -130,6 +130,11 @@ class AdminStub:
                 request_serializer=protos_dot_v1_dot_admin__pb2.ExportLedgerRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_common__pb2.Chunk.FromString,
                 _registered_method=True)
+        self.CreateStatusLink = channel.unary_unary(
+                '/fedmepd.v1.Admin/CreateStatusLink',
+                request_serializer=protos_dot_v1_dot_admin__pb2.CreateStatusLinkRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_admin__pb2.CreateStatusLinkReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -251,6 +256,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateStatusLink(self, request, context):
+        """Makes a ticket that opens the status page in a browser, once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -348,6 +360,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ExportLedger,
                     request_deserializer=protos_dot_v1_dot_admin__pb2.ExportLedgerRequest.FromString,
                     response_serializer=protos_dot_v1_dot_common__pb2.Chunk.SerializeToString,
+            ),
+            'CreateStatusLink': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateStatusLink,
+                    request_deserializer=protos_dot_v1_dot_admin__pb2.CreateStatusLinkRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_admin__pb2.CreateStatusLinkReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -863,6 +880,33 @@ class Admin:
             '/fedmepd.v1.Admin/ExportLedger',
             protos_dot_v1_dot_admin__pb2.ExportLedgerRequest.SerializeToString,
             protos_dot_v1_dot_common__pb2.Chunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateStatusLink(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedmepd.v1.Admin/CreateStatusLink',
+            protos_dot_v1_dot_admin__pb2.CreateStatusLinkRequest.SerializeToString,
+            protos_dot_v1_dot_admin__pb2.CreateStatusLinkReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,8 @@ class AdminStub:
     ListAudit: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditReply]
     ExportLedger: _grpc.UnaryStreamMultiCallable[_admin_pb2.ExportLedgerRequest, _common_pb2.Chunk]
     """Sends the coordinator's ledger of privacy budgets as it stands, from its first byte on."""
+    CreateStatusLink: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateStatusLinkRequest, _admin_pb2.CreateStatusLinkReply]
+    """Makes a ticket that opens the status page in a browser, once."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -78,6 +80,8 @@ class AdminAsyncStub(AdminStub):
     ListAudit: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditReply]  # type: ignore[assignment]
     ExportLedger: _aio.UnaryStreamMultiCallable[_admin_pb2.ExportLedgerRequest, _common_pb2.Chunk]  # type: ignore[assignment]
     """Sends the coordinator's ledger of privacy budgets as it stands, from its first byte on."""
+    CreateStatusLink: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateStatusLinkRequest, _admin_pb2.CreateStatusLinkReply]  # type: ignore[assignment]
+    """Makes a ticket that opens the status page in a browser, once."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -214,5 +218,13 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_common_pb2.Chunk], _abc.AsyncIterator[_common_pb2.Chunk]]:
         """Sends the coordinator's ledger of privacy budgets as it stands, from its first byte on."""
+
+    @_abc_1.abstractmethod
+    def CreateStatusLink(
+        self,
+        request: _admin_pb2.CreateStatusLinkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CreateStatusLinkReply, _abc.Awaitable[_admin_pb2.CreateStatusLinkReply]]:
+        """Makes a ticket that opens the status page in a browser, once."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
