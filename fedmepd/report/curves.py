@@ -79,20 +79,24 @@ class Panel:
 def dice_panels(run: Run) -> list[Panel]:
     """Draw the validation Dice over the rounds: the mean of the sites first, then a panel per member.
 
+    Of a run folder without sites, such as the lead's own, the mean is what the sums told.
+
     Returns:
         No panel where nothing was validated.
     """
     looks = method_looks([method.name for method in run.methods])
     members = {member.id: member for member in run.facts.members}
     series = {member: [(method, _validated(method, member)) for method in run.methods] for member in members}
-    values = [value for lines in series.values() for _, points in lines for _, value in points]
-    if not values:
-        return []
-    rounds = [number for lines in series.values() for _, points in lines for number, _ in points]
-    axes = Axes(first=min(rounds), last=max(rounds), top=_nice_top(max(values)), write=lambda v: f"{v:.2f}")
     sites = [member.id for member in run.facts.members if member.role == "site"]
+    told = [] if sites else [(method, _told_by_sums(method)) for method in run.methods]
+    drawn = [point for lines in (*series.values(), told) for _, points in lines for point in points]
+    if not drawn:
+        return []
+    rounds, values = zip(*drawn, strict=True)
+    axes = Axes(first=min(rounds), last=max(rounds), top=_nice_top(max(values)), write=lambda v: f"{v:.2f}")
     means = [(method, _mean_of_sites(method, sites)) for method in run.methods]
     panels = [("Mean of the sites", f"{len(sites)} sites", means)] if len(sites) > 1 else []
+    panels += [("Mean of the sites", "in the round's sum, of each one's last validation before", told)] if told else []
     panels += [(name, modality_list(members[name].modalities), lines) for name, lines in series.items()]
     return [
         Panel(
@@ -140,6 +144,11 @@ def _mean_of_sites(method: MethodRecord, sites: Sequence[str]) -> tuple[Point, .
             by_round.setdefault(number, []).append(value)
     # only rounds in which every site was validated: a mean over other sites each time would jump
     return tuple((number, sum(v) / len(v)) for number, v in sorted(by_round.items()) if len(v) == len(sites))
+
+
+def _told_by_sums(method: MethodRecord) -> tuple[Point, ...]:
+    lines = (line for line in method.metrics.aggregate if line.dice)
+    return tuple((float(line.round), sum(line.dice.values()) / len(line.dice)) for line in lines)
 
 
 def _nice_top(value: float) -> float:

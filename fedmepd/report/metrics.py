@@ -46,10 +46,11 @@ class Personal(_Line):
 
 
 class Aggregate(_Line):
-    """One aggregation: fraction of filters opened (enough contributors) and number of contributing sites."""
+    """One aggregation: fraction of filters opened (enough contributors), contributing sites, their mean Dice."""
 
     open: float = Field(ge=0, le=1)
     contributors: int = Field(ge=0)
+    dice: dict[str, float] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

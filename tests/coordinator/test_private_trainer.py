@@ -147,6 +147,7 @@ def test_another_attempt_of_a_round_has_a_model_of_its_own(cohorts: Path, tmp_pa
     together = federation.lead.round(federation.lead_job(1, total), ignore)
     assert together["released"]["training"] != alone["released"]["training"]
     assert together["released"]["training"] == fingerprint(load_model(together["model"]["path"]))
+    assert (together["loss"], together["last_dice"]) == (None, {})
 
 
 def test_the_worker_reckons_what_histories_come_to() -> None:

@@ -32,7 +32,7 @@ from security.masking import Pad
 from security.secagg import Demands, Opening, Party, Segment, Setting, Transcript
 from site_agent.secagg.masking import write_masked
 from site_agent.updates import CheckedUpdate
-from tests.fedmepd.drifting_rounds import Federation, noise, rules_for
+from tests.fedmepd.drifting_rounds import REGIONS, Federation, noise, rules_for
 
 NINE = {
     **{f"s{n}": ("a", "b", "c") for n in (1, 2)},  # c has two owners, too few in every round
@@ -127,7 +127,8 @@ class World:
                 site=site,
                 samples=5 + number,
             )
-            fed.sites[site], made[site] = result.state, result.contribution
+            dice = {region: (number + 1) / (self.number + 16 + place) for place, region in enumerate(REGIONS)}
+            fed.sites[site], made[site] = replace(result.state, dice=dice), result.contribution
         return made
 
     def write(self, contributions: Mapping[str, Contribution]) -> dict[str, Input]:

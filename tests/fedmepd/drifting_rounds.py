@@ -15,6 +15,7 @@ from fedmepd.seeds import seed_of
 from fedmepd.training import Trained
 
 MODALITIES = ("a", "b", "c")
+REGIONS = ("WT", "TC")
 EMBED = "decoder.level1.prm.embed1.conv.weight"
 HIDDEN = "decoder.level1.fusion.modality_weights.hidden.0.weight"
 SCORE = "decoder.level1.fusion.modality_weights.score.0.weight"
@@ -68,7 +69,9 @@ def noise(who, scale=0.1):
 
 def rules_for(method="fedmepd", **options):
     chosen = get_method(method)
-    layout = build_layout(SHAPES, MODALITIES, encoders=chosen.encoders, decoder=chosen.decoder != "local")
+    layout = build_layout(
+        SHAPES, MODALITIES, encoders=chosen.encoders, decoder=chosen.decoder != "local", regions=REGIONS
+    )
     settings = {"run": "test", "warmup": 0, "patience": 2, "formats": quantisation(sites=CLIP_SITES), **options}
     return Rules(method=chosen, layout=layout, **settings)
 

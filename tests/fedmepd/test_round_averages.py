@@ -160,7 +160,8 @@ def test_the_shared_network_is_averaged_over_all_sites():
 def test_sample_and_loss_sums_are_opened_and_samples_travel_on():
     federation = Federation(rules_for(), {"s1": MODALITIES, "s2": ("a",)})
     federation.run({"s1": Drift(0.1, loss=2.0), "s2": Drift(0.1, loss=0.5)}, samples={"s1": 3, "s2": 8})
-    assert federation.opened[0].scalars == {"contributors": 2, "samples": 11, "loss": 10.0, "steps": 4}
+    scores = {"scored": 0, "dice/WT": 0, "dice/TC": 0}
+    assert federation.opened[0].scalars == {"contributors": 2, "samples": 11, "loss": 10.0, "steps": 4, **scores}
     assert federation.server.samples == 11
     assert broadcast(federation.server, federation.rules, ("a",), federation.roster).samples == 11
 

@@ -83,6 +83,30 @@ def test_workers_equal_the_simulation_bit_for_bit(finished, simulation):
     assert any(bool(t.any()) for name, t in simulation["site-1"].items() if "slots/status" in name)
 
 
+def records(path, phase):
+    lines = (json.loads(line) for line in path.read_text().splitlines())
+    return [line for line in lines if line["phase"] == phase]
+
+
+def test_a_sum_tells_the_mean_of_the_sites_validations_in_the_round_before(finished, simulation):
+    assert simulation
+    theirs = finished.folder / "simulated/methods/fedmepd/metrics.jsonl"
+    told = records(finished.work() / "server/state/metrics.jsonl", "aggregate")
+    assert told == records(theirs, "aggregate")
+    assert (told[0]["scored"], told[0]["dice"]) == (0, {})
+    validated = [line for line in records(theirs, "validate") if line["member"] != "server"]
+    for line in told[1:]:
+        found = [one["dice"] for one in validated if one["round"] == line["round"] - 1]
+        assert line["scored"] == len(found) == 3
+        for region, mean in line["dice"].items():
+            assert mean == pytest.approx(sum(one[region] for one in found) / 3, abs=1e-6)
+        assert set(line["dice"]) == set(found[0])
+    last = {key: told[-1][key] for key in ("dice", "scored", "loss")}
+    assert finished.published["cohort"] == {**last, "sites": 3}
+    own = records(theirs, "validate")[-4:]
+    assert finished.published["last_dice"] == next(line["dice"] for line in own if line["member"] == "server")
+
+
 def test_the_best_models_are_those_of_the_simulation(finished, simulation):
     for member in ("server", *finished.spec.sites):
         store = RoundStore(finished.work() / member / "state", run_id=RUN_ID)
@@ -242,7 +266,10 @@ def test_a_failed_round_ends_with_the_servers_own_epoch(copy):
     store = RoundStore(copy.work() / "server/state", run_id=RUN_ID)
     before = state_of(copy, "server", ROUNDS - 1)
     store.state_path(ROUNDS).unlink()
+    known = store.facts(ROUNDS - 1)["result"]["cohort"]
     result = copy.lead_round(ROUNDS, None)
+    assert result["cohort"] == known
+    assert known["sites"] == 3
     assert result["samples"] == store.facts(ROUNDS - 1)["server"]["samples"] > 0
     assert not equal(state_of(copy, "server"), before)
 

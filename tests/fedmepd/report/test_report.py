@@ -14,6 +14,7 @@ from fedmepd.evaluation import read_scores_csv
 from fedmepd.report import write_report
 from fedmepd.report.anchors import project
 from fedmepd.report.comparison import comparison
+from fedmepd.report.curves import dice_panels
 from fedmepd.report.overlays import overlay_cards
 from fedmepd.report.run import read_run
 from fedmepd.report.score_tables import ALL_SITES, score_table
@@ -65,6 +66,22 @@ def page(html):
 def edit(path, **changes):
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, **changes}))
+
+
+def test_a_folder_of_the_lead_alone_shows_what_the_sums_told_of_the_sites(fresh_run):
+    facts = json.loads((fresh_run / "run.json").read_text())
+    members = [member for member in facts["members"] if member["role"] == "server"]
+    edit(fresh_run / "run.json", members=members)
+    metrics = fresh_run / "methods/fedmepd/metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    for line in lines:
+        if line["phase"] == "aggregate" and line["round"] > 1:
+            line |= {"scored": 6, "dice": {"WT": 0.9, "TC": 0.5, "ET": 0.1}, "loss": 1.0}
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines if line["member"] in {"server", "federation"}))
+    mean, server = dice_panels(read_run(fresh_run))
+    assert (mean.title, server.title) == ("Mean of the sites", "server")
+    assert f"rounds 1 to {facts['rounds']}" in mean.chart
+    assert re.search(r"At the end: [^,]* 0\.50\.", mean.chart)
 
 
 class TestPage:
