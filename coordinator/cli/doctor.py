@@ -28,7 +28,7 @@ def doctor(config: _Config = Path("coordinator.toml"), as_json: _Json = False) -
     from coordinator.doctor import examine
     from coordinator.doctor.asking import ask_trainer
     from coordinator.errors import ConfigError
-    from protos.findings import COLOURS, Finding, fail, failed
+    from protos.findings import COLOURS, Finding, fail, failed, ok
 
     findings: list[Finding] = []
 
@@ -42,6 +42,7 @@ def doctor(config: _Config = Path("coordinator.toml"), as_json: _Json = False) -
     except ConfigError as error:
         tell(fail("configuration", error.problem, error.remedy or ""))
     else:
+        tell(ok("configuration", f"{config}: every key is known"))
         for finding in examine(settings, passphrase=passphrase(), check=lambda: ask_trainer(settings)):
             tell(finding)
     if as_json:

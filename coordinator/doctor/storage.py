@@ -95,9 +95,9 @@ def _network(path: Path) -> Iterator[Finding]:
 def examine_blobs(config: Config) -> Finding:
     """Put a small artefact, read it and remove it."""
     what, place = "blobs", config.blobs_url
-    plain = Path(place.removeprefix("file://"))
-    if "://" not in plain.as_posix() and not place.startswith(("s3:", "gs:", "az:")) and not plain.exists():
-        return skip(what, f"{plain} is made when the service is first started")
+    folder = _local(place)
+    if folder is not None and not folder.exists():
+        return skip(what, f"{folder} is made when the service is first started")
     content = secrets.token_bytes(_TRIAL_BYTES)
     try:
         with tempfile.TemporaryDirectory() as spool:
@@ -121,10 +121,12 @@ def examine_disks(config: Config) -> Iterator[Finding]:
     """Look at the volumes of the data folder and of blobs."""
     data, least = config.coordinator.data, config.coordinator.min_free_bytes
     yield examine_volume("disk", data, least=least, key=_KEY, write=True)
-    blobs = Path(config.blobs_url.removeprefix("file://"))
-    if "://" not in config.blobs_url.removeprefix("file://") and _other_volume(blobs, data):
+    blobs = _local(config.blobs_url)
+    if blobs is not None and existing(blobs.absolute()).stat().st_dev != existing(data).stat().st_dev:
         yield examine_volume("disk of blobs", blobs, least=least, key=_KEY, write=False)
 
 
-def _other_volume(one: Path, other: Path) -> bool:
-    return existing(one.absolute()).stat().st_dev != existing(other).stat().st_dev
+def _local(place: str) -> Path | None:
+    """Return the folder in which blobs are kept; None if they are elsewhere."""
+    kind, separator, rest = place.partition("://")
+    return Path(place) if not separator else Path(rest) if kind == "file" else None

@@ -22,7 +22,7 @@ def doctor(config: ConfigFile = DEFAULT, as_json: Json = False) -> None:
 
     Example: fedmepd-agent doctor --config agent.toml
     """
-    from protos.findings import COLOURS, Finding, fail, failed
+    from protos.findings import COLOURS, Finding, fail, failed, ok
     from site_agent.cli.run import log_to_stderr
     from site_agent.config import load_config, passphrase
     from site_agent.doctor import examine
@@ -42,6 +42,7 @@ def doctor(config: ConfigFile = DEFAULT, as_json: Json = False) -> None:
     except ConfigError as error:
         tell(fail("configuration", error.problem, error.remedy or ""))
     else:
+        tell(ok("configuration", f"{config}: every key is known"))
         for finding in examine(settings, passphrase=passphrase(), check=lambda: ask_trainer(settings)):
             tell(finding)
     if as_json:
