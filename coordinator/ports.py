@@ -66,8 +66,8 @@ class Transaction(Protocol):
     def run(self, run: str) -> RunRow:
         """Return a run; NotFoundError if there is none."""
 
-    def runs(self) -> tuple[RunRow, ...]:
-        """Return all runs, oldest first."""
+    def runs(self, *, newest: int | None = None) -> tuple[RunRow, ...]:
+        """Return all runs, or the newest so many, oldest first."""
 
     def last_run(self) -> RunRow | None:
         """Return the run that was started last; None before the first."""
@@ -89,6 +89,9 @@ class Transaction(Protocol):
 
     def kept_models(self, run: str | None = None) -> tuple[ModelRow, ...]:
         """Return the models of one run or all whose files are kept, by run and round."""
+
+    def models_between(self, run: str, first: int, last: int) -> tuple[ModelRow, ...]:
+        """Return the models of a run from one round to another, both included, by round."""
 
     def last_report(self, site: str) -> LastReport | None:
         """Return a site's last numbered report."""

@@ -5,8 +5,8 @@ a debit before each of the lead's jobs and a release before each publication, an
 ledgers. Epsilon is computed by the lead's worker; this process loads no accountant.
 """
 
-from coordinator.budgets.custody import Custody
+from coordinator.budgets.custody import Custody, Spending
 from coordinator.budgets.keeper import Keeper
 from coordinator.budgets.witness import Witness
 
-__all__ = ["Custody", "Keeper", "Witness"]
+__all__ = ["Custody", "Keeper", "Spending", "Witness"]

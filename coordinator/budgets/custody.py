@@ -9,7 +9,9 @@ removed the note that lies beside it.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +28,25 @@ from security.privacy.terms import Budget, Claim, Event
 
 _STOPPED = "rolled-back"
 _log = structlog.get_logger("coordinator.budgets")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spending:
+    """What the ledger says of the patients' budget.
+
+    Attributes:
+        budget: What may be spent; None for nothing.
+        spent: Epsilon of all debits.
+        unbounded: Whether no finite epsilon holds, whatever was spent.
+        debits: What was charged, by mechanism.
+        releases: What left, by mechanism.
+    """
+
+    budget: Budget | None
+    spent: float
+    unbounded: bool
+    debits: dict[str, int]
+    releases: dict[str, int]
 
 
 class Custody:
@@ -165,6 +186,21 @@ class Custody:
             raise LedgerError(
                 f"nothing private is released: {reason.rstrip('.')}",
                 remedy=f"put the complete ledger back, then remove {self._path.with_name(_STOPPED)}",
+            )
+
+    def spending(self) -> Spending | None:
+        """Return what was spent so far; None without a ledger. May wait for a debit that is being written."""
+        with self._lock:
+            ledger = self._ledger
+            if ledger is None:
+                return None
+            debits = ledger.debits
+            return Spending(
+                budget=ledger.budget,
+                spent=ledger.spent,
+                unbounded=ledger.unbounded,
+                debits=dict(Counter(debit.claim.mechanism for debit in debits)),
+                releases=dict(Counter(debit.claim.mechanism for debit in debits if debit.released is not None)),
             )
 
     def heads(self) -> tuple[Head, ...]:

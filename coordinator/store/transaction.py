@@ -119,10 +119,11 @@ class SqlTransaction:
             raise NotFoundError(f"there is no run {run!r}", remedy="list the runs to see which there are")
         return rows.to_run(row)
 
-    def runs(self) -> tuple[RunRow, ...]:
-        """Return all runs, oldest first."""
+    def runs(self, *, newest: int | None = None) -> tuple[RunRow, ...]:
+        """Return all runs, or the newest so many, oldest first."""
         table = tables.runs
-        return tuple(map(rows.to_run, self._all(select(table).order_by(table.c.created, table.c.run))))
+        query = select(table).order_by(table.c.created.desc(), table.c.run.desc())
+        return tuple(rows.to_run(row) for row in reversed(self._all(query.limit(newest))))
 
     def last_run(self) -> RunRow | None:
         """Return the run that was started last; None before the first."""
@@ -159,6 +160,10 @@ class SqlTransaction:
     def kept_models(self, run: str | None = None) -> tuple[ModelRow, ...]:
         """Return the models of one run or all whose files are kept, by run and round."""
         return self._models(select(tables.models).where(tables.models.c.kept), run)
+
+    def models_between(self, run: str, first: int, last: int) -> tuple[ModelRow, ...]:
+        """Return the models of a run from one round to another, both included, by round."""
+        return self._models(select(tables.models).where(tables.models.c.round_number.between(first, last)), run)
 
     def _models(self, query: Select[Any], run: str | None) -> tuple[ModelRow, ...]:
         found = self._all(query if run is None else query.where(tables.models.c.run == run))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coordinator.errors import ConflictError, NotFoundError, StorageError
@@ -34,8 +34,8 @@ class MemoryTransaction:
             raise NotFoundError(run)
         return self.content.runs[run]
 
-    def runs(self) -> tuple[Any, ...]:
-        return tuple(self.content.runs.values())
+    def runs(self, *, newest: int | None = None) -> tuple[Any, ...]:
+        return tuple(self.content.runs.values())[-newest if newest else 0 :]
 
     def last_run(self) -> Any:
         return max(self.content.runs.values(), key=lambda row: (row.created, row.run), default=None)
@@ -54,6 +54,9 @@ class MemoryTransaction:
 
     def kept_models(self, run: str | None = None) -> tuple[Any, ...]:
         return tuple(row for row in self.models(run) if row.kept)
+
+    def models_between(self, run: str, first: int, last: int) -> tuple[Any, ...]:
+        return tuple(row for row in self.models(run) if first <= row.round_number <= last)
 
     def last_report(self, site: str) -> Any:
         return self.content.reports.get(site)
@@ -80,6 +83,22 @@ class MemoryTransaction:
 
     def forget_steps(self, round_id: Any) -> None:
         self.content.steps.pop(round_id, None)
+
+    def forget_details(self, run: str, up_to: int, limit: int) -> int:
+        old = [key for key, row in self.content.rounds.items() if key.run == run and key.round_number <= up_to]
+        gone = [key for key in sorted(old, key=str) if self.content.rounds[key].detail][:limit]
+        for key in gone:
+            self.content.rounds[key] = replace(self.content.rounds[key], detail="")
+        return len(gone)
+
+    def runs_with_details(self, ended_before: float, limit: int) -> tuple[str, ...]:
+        rows = [row for row in self.content.runs.values() if row.ended is not None and row.ended < ended_before]
+        detailed = {key.run for key, row in self.content.rounds.items() if row.detail}
+        return tuple(row.run for row in rows if row.run in detailed)[:limit]
+
+    def forget_tokens(self, expired_before: float, limit: int) -> int:
+        del expired_before, limit  # there are none
+        return 0
 
     def append_audit(self, row: Any) -> None:
         self.content.audit.append(row)

@@ -186,6 +186,8 @@ class StoreSuite:
             transaction.put_run(replace(RUN, state="new"))
         with store.transaction() as transaction:
             assert transaction.runs() == (older, replace(RUN, state="new"))
+            assert transaction.runs(newest=1) == (replace(RUN, state="new"),)
+            assert transaction.runs(newest=3) == transaction.runs()
             assert transaction.run("z") == older
 
     def test_rounds_come_back_by_number_and_attempt(self, store: SqlStore) -> None:
@@ -285,6 +287,9 @@ class StoreSuite:
             assert transaction.models("s") == tuple(made[2:])
             assert transaction.kept_models() == tuple(made[1:])
             assert transaction.kept_models("r") == (made[1],)
+            assert transaction.models_between("s", 1, 1) == (made[2],)
+            assert transaction.models_between("s", 1, 2) == tuple(made[2:])
+            assert transaction.models_between("s", 3, 9) == ()
 
     def test_the_last_report_is_replaced(self, store: SqlStore) -> None:
         with store.transaction() as transaction:
