@@ -34,6 +34,19 @@ cohort = {cohort}             # the lead hospital's own, full-modal patients
 # [privacy]                   # budget of each of the lead hospital's patients over all runs; docs/services.md
 # epsilon = 8.0
 # delta = 1e-4                # below one over the number of training patients
+
+# [metrics]                   # for the operator's own monitoring: /metrics, /healthz, /readyz
+# listen = "127.0.0.1:9464"   # empty: nowhere
+# certificate = "metrics.pem" # with key, the endpoint speaks TLS; with client_ca, to readers with a certificate only
+# key = "metrics.key"
+# client_ca = "monitoring-ca.pem"
+
+# [status_page]               # the web page for operators and auditors
+# listen = "127.0.0.1:8445"   # empty: no page
+
+# [retention]                 # how long details of what is over are kept
+# rounds = 1000
+# days = 365
 """
 
 

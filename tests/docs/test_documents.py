@@ -1,0 +1,87 @@
+"""Documents tell the truth: every command in them is run by a test, or says why not and is at least one that exists."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from tests.docs.blocks import COMMANDS, REASONS, Block, blocks_of, inline_commands, pages
+from tests.docs.walk import Walk
+from tests.ops.command_lines import PRODUCTS, parse
+
+RUNBOOKS = ("add-a-site", "budget-exhausted", "restore-the-coordinator", "revoke-a-site", "rotate-ca")
+SLOW = {Path("ops/runbooks/first-federation.md"), Path("README.md"), Path("docs/researcher-guide.md")}
+_NAMED = 3
+PRELUDE = Path("tests/docs/prelude.md")
+AT_REST = {Path("ops/runbooks") / f"{name}.md" for name in RUNBOOKS}
+
+
+def blocks() -> Iterator[Block]:
+    for page in pages():
+        yield from blocks_of(page)
+
+
+def walked() -> list[Path]:
+    return sorted({block.page for block in blocks() if block.hosts})
+
+
+def products(command: str) -> list[list[str]]:
+    """Return the words of our programs' commands within a line, as far as its shell goes."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars="|&;<>")
+    lexer.whitespace_split, lexer.commenters = True, "#"
+    found: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= set("|&;<>") and word:
+            found.append([])
+        else:
+            found[-1].append(word)
+    cut = (words[next((n for n, word in enumerate(words) if word in PRODUCTS), len(words)) :] for words in found)
+    return [words for words in cut if words]
+
+
+def problem_of(words: list[str]) -> str:
+    """Return what a program would say against a command line; missing is nothing where only its name is told."""
+    try:
+        parse(words)
+    except click.BadParameter as error:
+        if isinstance(error, click.MissingParameter) and len(words) <= _NAMED:
+            return ""  # a command named in the text
+        return "" if "does not exist" in error.format_message() else error.format_message()
+    except click.exceptions.NoArgsIsHelpError:
+        return ""  # a group of commands, named by itself
+    except click.ClickException as error:
+        return error.format_message()
+    except click.exceptions.Exit as error:
+        return "" if error.exit_code == 0 else f"ends with {error.exit_code}"
+    return ""
+
+
+@pytest.mark.parametrize("block", [block for block in blocks() if block.language in COMMANDS], ids=lambda b: b.place)
+def test_a_block_of_commands_is_run_by_a_test_or_says_why_not(block: Block) -> None:
+    assert block.hosts or "stop" in block.told or block.told.get("shown") in REASONS, (
+        f"{block.place}: put a comment before it, see tests/docs/blocks.py"
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [(block.place, command) for block in blocks() if block.language in COMMANDS for command in block.commands]
+    + [(f"{page}:{line}", command) for page in pages() for line, command in inline_commands(page)],
+)
+def test_a_command_in_a_document_is_one_that_the_program_takes(place: str, command: str) -> None:
+    if "..." in command or "|resume|" in command:
+        pytest.skip("shows the shape of commands")
+    assert [problem for words in products(command) if (problem := problem_of(words))] == [], place
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW)) for page in walked()], ids=str
+)
+def test_a_page_can_be_walked_through(page: Path, tmp_path: Path) -> None:
+    with Walk(tmp_path) as walk:
+        for block in (*(blocks_of(PRELUDE) if page in AT_REST else ()), *blocks_of(page)):
+            walk.perform(block)
