@@ -79,9 +79,10 @@ def federate(folder: Path, config: Config, run: RunFolder, *, plain: bool) -> No
     from fedmepd.assembly import assemble_run
     from fedmepd.cli.demo_federation import DemoFederation
 
-    federation = DemoFederation(folder, config, plain=plain)
+    federation = DemoFederation(folder, config, plain=plain, monitoring=folder.parent)
     how = "updates in clear" if plain else "secure aggregation"
     say(f"2/4  {len(config.sites)} agents and a coordinator over mutual TLS, {how}; logs in {folder / 'logs'}")
+    say(f"     metrics meanwhile: prometheus --config.file {folder.parent / 'prometheus.yml'}")
     federation.found()
     with federation.running():
         federation.enrol()
@@ -122,5 +123,6 @@ def _where(out: Path, report: Path, facts: dict[str, Any]) -> str:
         f"Run:      {out / 'run'}  (metrics, models, checkpoints; tensorboard --logdir {out / 'run'})\n"
         f"Predict:  fedmepd predict {out / 'run/methods/fedmepd/models/site-2.safetensors'} "
         f"{out / 'cohorts/site-2'} --out {out / 'predictions'}\n"
+        f"Metrics:  prometheus --config.file {out / 'prometheus.yml'}  (of agents and coordinator, while they run)\n"
         f"Anew:     rm -r {out} && fedmepd demo --out {out}"
     )

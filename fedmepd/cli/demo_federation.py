@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedmepd.cli.demo_monitoring import Monitoring
 from fedmepd.errors import RunError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _STOP_S = 15.0
 _LOOPBACK = "127.0.0.1"
+_ANY_PORT = f'[{{}}]\nlisten = "{_LOOPBACK}:0"\n'
 _METHOD = "fedmepd"
 _IDENTITY = "FEDMEPD_ADMIN_IDENTITY"
 _PASSPHRASE = "FEDMEPD_CONSORTIUM_PASSPHRASE"  # noqa: S105  the name of a variable
@@ -39,10 +41,20 @@ class DemoFederation:
         config: The demo's configuration: members, cohorts, plan.
         plain: Sum in clear, which every hospital's policy must allow.
         minimum_cohort: Fewest sites in a sum.
+        monitoring: Where the files for Prometheus go; the folder itself if None.
     """
 
-    def __init__(self, folder: Path, config: Config, *, plain: bool = False, minimum_cohort: int = 4) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        *,
+        plain: bool = False,
+        minimum_cohort: int = 4,
+        monitoring: Path | None = None,
+    ) -> None:
         self.folder, self._config = folder.resolve(), config
+        self._monitoring = Monitoring((monitoring or folder).resolve())
         self._plain, self._minimum = plain, minimum_cohort
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._addresses: dict[str, str] = {}
@@ -68,6 +80,7 @@ class DemoFederation:
             self._start("coordinator", "coordinator.cli", "serve", "--config", str(self._configuration))
             self._await_file("coordinator", addresses)
             self._addresses = json.loads(addresses.read_text())
+            self._monitoring.write(self._addresses.get("metrics", ""), {})
             yield
         finally:
             self._stop()
@@ -109,6 +122,8 @@ class DemoFederation:
         if not runs or runs[-1]["state"] in ("failed", "aborted"):
             _write(self.folder / "run.toml", self._run_toml())
             self._admin("runs", "start", str(self.folder / "run.toml"))
+        told = {site.id: self._await_metrics(site.id) for site in self._config.sites}
+        self._monitoring.write(self._addresses.get("metrics", ""), told)
         self._watch()
         last = json.loads(self._admin("runs", "list", "--json"))[-1]
         self._run = str(last["run"])
@@ -176,7 +191,7 @@ class DemoFederation:
             f'[coordinator]\ndata = "{self._data}"\nlisten = "{_LOOPBACK}:{members}"\n'
             f'enrolment = "{_LOOPBACK}:{newcomers}"\n'
             f'min_free_bytes = 0\n\n[lead]\ncohort = "{self._config.server.cohort}"\n\n'
-            f"[compute]\nthreads = 1\n"
+            f"[compute]\nthreads = 1\n\n{_ANY_PORT.format('metrics')}\n{_ANY_PORT.format('status_page')}"
         )
 
     def _agent_toml(self, site: str) -> str:
@@ -186,7 +201,7 @@ class DemoFederation:
             f'[agent]\nsite = "{site}"\ndata = "{self._site(site) / "data"}"\npolicy = "policy.toml"\n'
             f'coordinator = "{self._members}"\nenrolment = "{self._newcomers}"\n\n'
             f'[cohort]\npath = "{member.cohort}"\nmodalities = {modalities}\n\n'
-            f"[compute]\nthreads = 1\n\n[limits]\nmin_free_bytes = 0\n"
+            f"[compute]\nthreads = 1\n\n[limits]\nmin_free_bytes = 0\n\n{_ANY_PORT.format('metrics')}"
         )
 
     def _policy_toml(self) -> str:
@@ -260,6 +275,16 @@ class DemoFederation:
         while not path.is_file():
             self._check_alive(name)
             time.sleep(0.05)
+
+    def _await_metrics(self, site: str) -> str:
+        """Wait until an agent says where its metrics are; empty if it has ended by itself meanwhile."""
+        process, file = self._processes[site], self._site(site) / "data" / "status.json"
+        while process.poll() is None:
+            status = json.loads(file.read_text()) if file.is_file() else {}
+            if status.get("pid") == process.pid and (address := status.get("metrics")):
+                return str(address)
+            time.sleep(0.05)
+        return ""
 
     def _await_end(self, name: str) -> None:
         """Wait for a process to end by itself, however long it scores."""
