@@ -60,13 +60,13 @@ def needed(state: RunState | None, models: Iterable[ModelRow], inputs: Iterable[
     Args:
         state: The latest run.
         models: Those whose files are kept, of all runs.
-        inputs: Whole inputs of its round.
+        inputs: Whole inputs of its round, of which there are none once it is over.
     """
     refs = {model.model for model in models if model.kept} | set(inputs)
     if state is not None:
         refs.add(state.spec)
         refs |= set() if state.published is None else set(state.published.artefacts)
-        if state.round is not None:
+        if state.round is not None and not state.round.phase.terminal:
             refs |= {p.manifest.vector for p in state.round.participants if p.manifest is not None}
             refs |= {ref for ref in (state.round.sum, state.round.discarded) if ref is not None}
     return frozenset(refs)
