@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -24,6 +25,7 @@ from fedmepd.worker import MOST_LINE_BYTES
 ProgressListener = Callable[[int, Mapping[str, Any]], None]
 Result = Future[dict[str, Any]]
 _TAIL_BYTES = 4096
+_MOST_LOG_BYTES = 8 << 20
 
 
 class WorkerProcess:
@@ -32,7 +34,8 @@ class WorkerProcess:
     Args:
         argv: Command of the worker.
         env: Its environment; None for this process's own.
-        log_path: File that its stderr is appended to; the folder is made as needed.
+        log_path: File that its stderr is appended to; the folder is made as needed. Before a job a log beyond 8 MiB
+            becomes `<name>.1`, in place of the one before.
         on_progress: Called by the reading thread with the job's number and the facts of a progress event.
     """
 
@@ -93,6 +96,7 @@ class WorkerProcess:
         """
         future: Result = Future()
         future.set_running_or_notify_cancel()
+        _rotate(self._log_path)
         with self._lock:
             self.start()
             process, pending = self._process, self._pending
@@ -178,3 +182,11 @@ class WorkerProcess:
                 return log.read().decode(errors="replace")
         except OSError:
             return ""
+
+
+def _rotate(path: Path) -> None:
+    """Move a large log aside and begin anew in the same file: the worker that runs goes on appending to it."""
+    with contextlib.suppress(OSError):  # a log that cannot be moved is no reason to fail a job
+        if path.stat().st_size > _MOST_LOG_BYTES:
+            shutil.copy(path, path.with_name(path.name + ".1"))
+            os.truncate(path, 0)

@@ -1,6 +1,6 @@
 """What the agent keeps of one run on its disk, beside the trainer's own state.
 
-    runs/<run>/state/               the trainer's (fedmepd.round_store)
+    runs/<run>/state/               the trainer's (fedmepd.round_store); forgotten when the run has ended long ago
     runs/<run>/out/                 contributions
     runs/<run>/layout.json          the layout that the site's own network has
     runs/<run>/spec.json            the run's specification, from the first training on
@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from site_agent.faults import disk
 from site_agent.session import FinishRun, Result
 
 KEPT_ROUNDS = 2
+_STATE_S = 30 * 86400.0  # the state of a run that ended is kept for so long
 ENDED_ELSEWHERE = "it ended while this site was away"
 
 
@@ -132,12 +135,10 @@ class Workspace:
             StorageError: If it cannot be written.
         """
         self._write(self._result_path(round_number), _dumped(result))
-        for old in range(round_number - KEPT_ROUNDS, 0, -1):
-            path = self.contribution(old)
-            if not path.exists():
-                break
-            path.unlink(missing_ok=True)
-            self._result_path(old).unlink(missing_ok=True)
+        for path in (*self.out_dir.glob("contribution-*.bin"), *self._result_path(0).parent.glob("*.json")):
+            number = path.stem.rpartition("-")[2]
+            if number.isdecimal() and int(number) <= round_number - KEPT_ROUNDS:
+                path.unlink(missing_ok=True)
 
     def contribution(self, round_number: int) -> Path:
         """Return the file that the trainer writes for a round."""
@@ -178,7 +179,7 @@ class Workspace:
         )
 
     def keep_ending(self, ending: Ending) -> None:
-        """Note how the run ended here; contributions are not needed any more.
+        """Note how the run ended here; contributions are not needed any more, nor states of runs that ended long ago.
 
         Raises:
             StorageError: If it cannot be written.
@@ -187,6 +188,9 @@ class Workspace:
         self._write(self.folder / "finished.json", values)
         for path in self.out_dir.glob("contribution-*.bin"):
             path.unlink(missing_ok=True)
+        for path in self.folder.parent.glob("*/finished.json"):
+            if path.stat().st_mtime < time.time() - _STATE_S:
+                shutil.rmtree(path.parent / "state", ignore_errors=True)
 
     def _result_path(self, round_number: int) -> Path:
         return self.folder / "results" / f"{round_number:06d}.json"

@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+from fedmepd import supervision
 from fedmepd.errors import JobFailedError, WorkerDiedError
 from fedmepd.supervision import WorkerProcess
 from fedmepd.worker import Worker
@@ -214,3 +215,12 @@ def test_a_worker_that_cannot_be_started_says_so(tmp_path):
     worker = WorkerProcess([str(tmp_path / "nothing")], log_path=tmp_path / "log")
     with pytest.raises(FileNotFoundError):
         worker.submit("add")
+
+
+def test_a_large_log_is_moved_aside_before_a_job_and_the_worker_goes_on_in_the_new_one(worker, tmp_path, monkeypatch):
+    monkeypatch.setattr(supervision, "_MOST_LOG_BYTES", 10)
+    log, before = tmp_path / "logs" / "worker.log", tmp_path / "logs" / "worker.log.1"
+    for number in range(3):
+        result(worker.submit("add", a=number, b=1))
+        assert log.read_text().count("chatter of a library") == 1, "what one job wrote"
+    assert before.read_text().count("chatter of a library") == 1
