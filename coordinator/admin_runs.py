@@ -15,10 +15,12 @@ from coordinator.auth import caller
 from coordinator.errors import NotFoundError, RefusedError
 from coordinator.journal import record
 from coordinator.ports import BlobStore, RunControl, Store
+from coordinator.promotion import promote
 from coordinator.reading import pieces
 from coordinator.records import ModelRow, RunRow
 from coordinator.registry import Registry
 from coordinator.state import RunState, load_run
+from coordinator.terms import terms_of
 from coordinator.views import LeadActivity, Seen, model_view, round_row_view, run_view, started_view
 from protos.terms import RoundId
 from protos.v1 import admin_pb2 as messages
@@ -51,6 +53,29 @@ class RunCalls(AdminServicer):
             raise RefusedError(f"the configuration is larger than {_MOST_TOML} characters")
         started = await self._runs.start(request.configuration_toml, actor=caller(context).uri)
         return started_view(started)
+
+    async def CheckRun(self, request: messages.CheckRunRequest, context: Context) -> messages.CheckRunReply:
+        """Say what starting a run would come to (PROTOCOL 7.10)."""
+        if len(request.configuration_toml) > _MOST_TOML:
+            raise RefusedError(f"the configuration is larger than {_MOST_TOML} characters")
+        outlook = await self._runs.check(request.configuration_toml, actor=caller(context).uri)
+        return messages.CheckRunReply(outlook=started_view(outlook))
+
+    async def DescribeRun(self, request: messages.DescribeRunRequest, context: Context) -> messages.DescribeRunReply:
+        """Return a run with its configuration and its policy as it is in force."""
+        state = await asyncio.to_thread(self._runs.state, request.run or None)
+        row = await asyncio.to_thread(self._run_row, state.run)
+        terms = await asyncio.to_thread(terms_of, row, state, self._registry.signed_list())
+        return messages.DescribeRunReply(
+            view=self._live(row, state),
+            configuration_toml=row.configuration_toml,
+            policy={name: str(value) for name, value in state.policy.model_dump().items()},
+            needed_sites=state.policy.needed(len(state.sites)),
+            minimum_cohort=terms.minimum_cohort,
+            min_contributors=terms.min_contributors,
+            segments=started_view(terms.outlook).segments,
+            warnings=terms.outlook.warnings,
+        )
 
     async def ControlRun(self, request: messages.ControlRunRequest, context: Context) -> messages.ControlRunReply:
         """Pause, resume or abort a run."""
@@ -99,6 +124,14 @@ class RunCalls(AdminServicer):
         """Return the versions of the model of one run, or of all."""
         rows = await asyncio.to_thread(self._model_rows, request.run or None)
         return messages.ListModelsReply(models=[model_view(row) for row in rows])
+
+    async def PromoteModel(self, request: messages.PromoteModelRequest, context: Context) -> messages.PromoteModelReply:
+        """Mark a version as the one that hospitals should use (PROTOCOL 7.9)."""
+        actor = caller(context).uri
+        model, before = await asyncio.to_thread(
+            promote, self._store, request.run, request.round, actor=actor, at=self._registry.clock()
+        )
+        return messages.PromoteModelReply(model=model_view(model), before=before)
 
     async def DownloadModel(
         self, request: messages.DownloadModelRequest, context: Context

@@ -39,8 +39,9 @@ ROLES: Mapping[str, frozenset[Role]] = {
     **{f"/fedmepd.v1.Admin/{name}": _READERS for name in ("Hello", "Renew", "Membership")},
     **{f"/fedmepd.v1.Admin/{name}": _READERS for name in ("ListTokens", "ListMembers", "ListRuns", "WatchRun")},
     **{f"/fedmepd.v1.Admin/{name}": _READERS for name in ("ListRounds", "ListModels", "ListAudit", "ExportLedger")},
-    "/fedmepd.v1.Admin/CreateStatusLink": _READERS,
-    **{f"/fedmepd.v1.Admin/{name}": _OPERATORS for name in ("StartRun", "ControlRun", "DownloadModel")},
+    **{f"/fedmepd.v1.Admin/{name}": _READERS for name in ("CreateStatusLink", "DescribeRun")},
+    **{f"/fedmepd.v1.Admin/{name}": _OPERATORS for name in ("StartRun", "CheckRun", "ControlRun")},
+    **{f"/fedmepd.v1.Admin/{name}": _OPERATORS for name in ("DownloadModel", "PromoteModel")},
     **{f"/fedmepd.v1.Admin/{name}": _ADMINS for name in ("CreateToken", "RevokeToken", "ApproveEnrolment")},
     **{f"/fedmepd.v1.Admin/{name}": _ADMINS for name in ("RevokeMember", "PublishMembership")},
 }

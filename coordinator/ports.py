@@ -303,6 +303,9 @@ class RunControl(Protocol):
             ConflictError: If another run is going on, or no site may take part.
         """
 
+    async def check(self, configuration_toml: str, *, actor: str) -> Started:
+        """Return what `start` would return, or raise what it would raise, and start nothing."""
+
     async def control(
         self, run: str, action: Literal["pause", "resume", "abort"], *, reason: str, actor: str
     ) -> RunState:

@@ -108,13 +108,13 @@ class Pruner:
         return None if row is None else load_run(row.state)
 
     def _forget_models(self, state: RunState) -> None:
-        """Drop the files of older models by the run's policy; their records stay."""
+        """Drop the files of older models by the run's policy, but never of the promoted one; their records stay."""
         if state.published is None:
             return
         latest = state.published.round_number
         with self._store.transaction() as transaction:
             for model in transaction.kept_models(state.run):
-                if not state.policy.keeps(model.round_number, latest):
+                if model.promoted is None and not state.policy.keeps(model.round_number, latest):
                     self._blobs.remove(model.model)
                     transaction.put_model(replace(model, kept=False))
 

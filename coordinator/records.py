@@ -110,6 +110,7 @@ class ModelRow:
     contributors: tuple[str, ...]
     missing: tuple[str, ...]
     kept: bool = True
+    promoted: float | None = None  # when it became the one that hospitals should use; at most one in a run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from coordinator.errors import ConflictError, NotFoundError
 from coordinator.journal import record
 from coordinator.lead_parts import LeadParts, public_reason
 from coordinator.persistence import persist
+from coordinator.policy import Policy
 from coordinator.ports import BlobStore, LeadError, Members, Store, Summation
 from coordinator.pruning import Pruner
 from coordinator.records import RunRow
@@ -37,7 +38,7 @@ from coordinator.state import RunState, RunStatus, load_run
 from coordinator.summing import Summing
 from fedmepd.layout import Layout
 from fedmepd.layout_json import layout_from_json
-from fedmepd.plan import parse_plan
+from fedmepd.plan import Plan, parse_plan
 from fedmepd.runspec import RunSpec, make_spec, spec_from_dict
 from protos.terms import Activity, Phase
 from security.errors import OpeningError
@@ -106,22 +107,8 @@ class Runs:
                 fit the privacy budget.
             ConflictError: If another run is going on, or no site may take part.
         """
-        current = self.driver.state
-        if current is not None and not current.status.terminal:
-            raise ConflictError(
-                f"run {current.run} is {current.status.value}",
-                remedy=f"wait, or: fedmepd-admin runs abort {current.run}",
-            )
-        plan_data, policy = split(configuration_toml)
-        plan = parse_plan(plan_data, source="the run's configuration")
-        sites = dict(self._members.admitted_sites())
-        if not sites:
-            raise ConflictError("no site may take part", remedy="enrol sites and sign the membership list")
-        run = await asyncio.to_thread(self._fresh_id, plan.run.name)
-        spec = make_spec(plan, run_id=run, sites=sites, aggregation=policy.aggregation)
-        started = outlook(spec, self._members.signed_list())
-        content = json.dumps(spec.to_dict(), sort_keys=True).encode()
-        started = replace(started, warnings=(*started.warnings, *await self._private(spec, content, actor)))
+        plan, policy, spec, content, started = await self._prepared(configuration_toml, actor)
+        run, sites = spec.run_id, spec.sites
         ref = await asyncio.to_thread(self._blobs.put_bytes, content)
         state = RunState(run=run, spec=ref, sites=dict(spec.sites), rounds=plan.run.rounds, policy=policy)
         row = RunRow(
@@ -142,6 +129,30 @@ class Runs:
         if started.aggregation == "plain":
             await self._audit(actor, "run.plain", run, {"sites": ",".join(sites)})
         return started
+
+    async def check(self, configuration_toml: str, *, actor: str) -> Started:
+        """Return what `start` would return, or raise what it would raise, and start nothing."""
+        return (await self._prepared(configuration_toml, actor))[-1]
+
+    async def _prepared(self, text: str, actor: str) -> tuple[Plan, Policy, RunSpec, bytes, Started]:
+        """Return all that a run starts with, once nothing speaks against it."""
+        current = self.driver.state
+        if current is not None and not current.status.terminal:
+            raise ConflictError(
+                f"run {current.run} is {current.status.value}",
+                remedy=f"wait, or: fedmepd-admin runs abort {current.run}",
+            )
+        plan_data, policy = split(text)
+        plan = parse_plan(plan_data, source="the run's configuration")
+        sites = dict(self._members.admitted_sites())
+        if not sites:
+            raise ConflictError("no site may take part", remedy="enrol sites and sign the membership list")
+        run = await asyncio.to_thread(self._fresh_id, plan.run.name)
+        spec = make_spec(plan, run_id=run, sites=sites, aggregation=policy.aggregation)
+        started = outlook(spec, self._members.signed_list())
+        content = json.dumps(spec.to_dict(), sort_keys=True).encode()
+        started = replace(started, warnings=(*started.warnings, *await self._private(spec, content, actor)))
+        return plan, policy, spec, content, started
 
     async def _private(self, spec: RunSpec, content: bytes, actor: str) -> tuple[str, ...]:
         """Check that the privacy budget allows a run, and return what its operator must know."""

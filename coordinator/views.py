@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from coordinator.instructions import seconds_left
 from coordinator.records import AuditRow, MemberRow, MemberState, ModelRow, RoundRow, RunRow, TokenRow, TokenState
 from coordinator.starting import Started
-from coordinator.state import Participant, RoundState, RunState, load_round
+from coordinator.state import Participant, Publication, RoundState, RunState, load_round
 from protos.terms import Activity
 from protos.v1 import admin_pb2 as messages
 from protos.v1 import common_pb2 as common
@@ -152,6 +152,8 @@ def run_view(
     if state.round is not None:
         view.round.CopyFrom(round_view(state.round, None, seen))
         view.round.seconds_left = seconds_left(state, now)
+    if state.published is not None:
+        view.cohort.CopyFrom(_cohort(state.published))
     if lead is not None:
         view.lead.CopyFrom(messages.LeadView(activity=lead.activity, done=lead.done, total=lead.total))
     return view
@@ -199,6 +201,7 @@ def model_view(row: ModelRow) -> messages.ModelView:
         contributors=row.contributors,
         missing=row.missing,
         kept=row.kept,
+        promoted=row.promoted or 0.0,
     )
 
 
@@ -214,6 +217,13 @@ def audit_view(row: AuditRow) -> messages.AuditView:
         details=row.details,
         previous=row.previous,
         hash=row.hash,
+    )
+
+
+def _cohort(published: Publication) -> messages.CohortView:
+    scores = published.scores
+    return messages.CohortView(
+        round=published.round_number, sites=scores.scored, dice=scores.dice, lead_dice=scores.lead_dice
     )
 
 

@@ -123,7 +123,7 @@ def to_round(row: Row) -> RoundRow:
     return RoundRow(round=round_id, phase=Phase(row["phase"]), **_pick(row, *_ROUND))
 
 
-_MODEL = ("run", "round_number", "created", "kept")
+_MODEL = ("run", "round_number", "created", "kept", "promoted")
 
 
 def from_model(model: ModelRow) -> dict[str, Any]:

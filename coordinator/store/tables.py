@@ -116,6 +116,7 @@ models = Table(
     Column("contributors", Text, nullable=False),
     Column("missing", Text, nullable=False),
     Column("kept", Boolean, nullable=False),
+    Column("promoted", Double),
 )
 
 last_reports = Table(

@@ -525,6 +525,139 @@ class SegmentOutlook(_message.Message):
 Global___SegmentOutlook: _TypeAlias = SegmentOutlook  # noqa: Y015
 
 @_typing.final
+class CheckRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIGURATION_TOML_FIELD_NUMBER: _builtins.int
+    configuration_toml: _builtins.str
+    def __init__(
+        self,
+        *,
+        configuration_toml: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration_toml", b"configuration_toml"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckRunRequest: _TypeAlias = CheckRunRequest  # noqa: Y015
+
+@_typing.final
+class CheckRunReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTLOOK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outlook(self) -> Global___StartRunReply: ...
+    def __init__(
+        self,
+        *,
+        outlook: Global___StartRunReply | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outlook", b"outlook"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outlook", b"outlook"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckRunReply: _TypeAlias = CheckRunReply  # noqa: Y015
+
+@_typing.final
+class DescribeRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """empty for the latest"""
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeRunRequest: _TypeAlias = DescribeRunRequest  # noqa: Y015
+
+@_typing.final
+class DescribeRunReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class PolicyEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_TOML_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    MINIMUM_COHORT_FIELD_NUMBER: _builtins.int
+    MIN_CONTRIBUTORS_FIELD_NUMBER: _builtins.int
+    NEEDED_SITES_FIELD_NUMBER: _builtins.int
+    SEGMENTS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    configuration_toml: _builtins.str
+    """as it was started with"""
+    minimum_cohort: _builtins.int
+    """of the signed list in force; 0 without one"""
+    min_contributors: _builtins.int
+    """fewest sites in a sum, as the run asks"""
+    needed_sites: _builtins.int
+    """that a round needs, of those of the run"""
+    @_builtins.property
+    def view(self) -> Global___RunView: ...
+    @_builtins.property
+    def policy(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """[federation], defaults included"""
+
+    @_builtins.property
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___SegmentOutlook]:
+        """of a secure run"""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what would keep the run from being started now"""
+
+    def __init__(
+        self,
+        *,
+        view: Global___RunView | None = ...,
+        configuration_toml: _builtins.str = ...,
+        policy: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        minimum_cohort: _builtins.int = ...,
+        min_contributors: _builtins.int = ...,
+        needed_sites: _builtins.int = ...,
+        segments: _abc.Iterable[Global___SegmentOutlook] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["view", b"view"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration_toml", b"configuration_toml", "min_contributors", b"min_contributors", "minimum_cohort", b"minimum_cohort", "needed_sites", b"needed_sites", "policy", b"policy", "segments", b"segments", "view", b"view", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeRunReply: _TypeAlias = DescribeRunReply  # noqa: Y015
+
+@_typing.final
 class ListRunsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -596,6 +729,7 @@ class RunView(_message.Message):
     SITES_FIELD_NUMBER: _builtins.int
     LEAD_FIELD_NUMBER: _builtins.int
     AGGREGATION_FIELD_NUMBER: _builtins.int
+    COHORT_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     name: _builtins.str
     method: _builtins.str
@@ -615,6 +749,10 @@ class RunView(_message.Message):
     def sites(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def lead(self) -> Global___LeadView: ...
+    @_builtins.property
+    def cohort(self) -> Global___CohortView:
+        """how well the last published model does"""
+
     def __init__(
         self,
         *,
@@ -631,14 +769,88 @@ class RunView(_message.Message):
         sites: _abc.Iterable[_builtins.str] | None = ...,
         lead: Global___LeadView | None = ...,
         aggregation: _builtins.str = ...,
+        cohort: Global___CohortView | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lead", b"lead", "round", b"round"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cohort", b"cohort", "lead", b"lead", "round", b"round"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "created", b"created", "ended", b"ended", "lead", b"lead", "method", b"method", "name", b"name", "paused", b"paused", "reason", b"reason", "round", b"round", "rounds", b"rounds", "run", b"run", "sites", b"sites", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "cohort", b"cohort", "created", b"created", "ended", b"ended", "lead", b"lead", "method", b"method", "name", b"name", "paused", b"paused", "reason", b"reason", "round", b"round", "rounds", b"rounds", "run", b"run", "sites", b"sites", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunView: _TypeAlias = RunView  # noqa: Y015
+
+@_typing.final
+class CohortView(_message.Message):
+    """Means over the sites of the last opened sum, and the lead's own; regions that are unknown are left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DiceEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class LeadDiceEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
+    DICE_FIELD_NUMBER: _builtins.int
+    LEAD_DICE_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    sites: _builtins.int
+    """sites in the means"""
+    @_builtins.property
+    def dice(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def lead_dice(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+        sites: _builtins.int = ...,
+        dice: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        lead_dice: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dice", b"dice", "lead_dice", b"lead_dice", "round", b"round", "sites", b"sites"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CohortView: _TypeAlias = CohortView  # noqa: Y015
 
 @_typing.final
 class LeadView(_message.Message):
@@ -982,11 +1194,14 @@ class ModelView(_message.Message):
     CONTRIBUTORS_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
     KEPT_FIELD_NUMBER: _builtins.int
+    PROMOTED_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     round: _builtins.int
     created: _builtins.float
     kept: _builtins.bool
     """whether the file is still there"""
+    promoted: _builtins.float
+    """since when hospitals should use it; 0 if they should not"""
     @_builtins.property
     def model(self) -> _common_pb2.Artefact: ...
     @_builtins.property
@@ -1007,14 +1222,61 @@ class ModelView(_message.Message):
         contributors: _abc.Iterable[_builtins.str] | None = ...,
         missing: _abc.Iterable[_builtins.str] | None = ...,
         kept: _builtins.bool = ...,
+        promoted: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributors", b"contributors", "created", b"created", "kept", b"kept", "missing", b"missing", "model", b"model", "round", b"round", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributors", b"contributors", "created", b"created", "kept", b"kept", "missing", b"missing", "model", b"model", "promoted", b"promoted", "round", b"round", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelView: _TypeAlias = ModelView  # noqa: Y015
+
+@_typing.final
+class PromoteModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    round: _builtins.int
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        round: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["round", b"round", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteModelRequest: _TypeAlias = PromoteModelRequest  # noqa: Y015
+
+@_typing.final
+class PromoteModelReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    before: _builtins.int
+    """round of the version that was promoted before; 0 for none"""
+    @_builtins.property
+    def model(self) -> Global___ModelView: ...
+    def __init__(
+        self,
+        *,
+        model: Global___ModelView | None = ...,
+        before: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteModelReply: _TypeAlias = PromoteModelReply  # noqa: Y015
 
 @_typing.final
 class DownloadModelRequest(_message.Message):

@@ -90,6 +90,16 @@ class AdminStub:
                 request_serializer=protos_dot_v1_dot_admin__pb2.StartRunRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_admin__pb2.StartRunReply.FromString,
                 _registered_method=True)
+        self.CheckRun = channel.unary_unary(
+                '/fedmepd.v1.Admin/CheckRun',
+                request_serializer=protos_dot_v1_dot_admin__pb2.CheckRunRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_admin__pb2.CheckRunReply.FromString,
+                _registered_method=True)
+        self.DescribeRun = channel.unary_unary(
+                '/fedmepd.v1.Admin/DescribeRun',
+                request_serializer=protos_dot_v1_dot_admin__pb2.DescribeRunRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_admin__pb2.DescribeRunReply.FromString,
+                _registered_method=True)
         self.ListRuns = channel.unary_unary(
                 '/fedmepd.v1.Admin/ListRuns',
                 request_serializer=protos_dot_v1_dot_admin__pb2.ListRunsRequest.SerializeToString,
@@ -114,6 +124,11 @@ class AdminStub:
                 '/fedmepd.v1.Admin/ListModels',
                 request_serializer=protos_dot_v1_dot_admin__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=protos_dot_v1_dot_admin__pb2.ListModelsReply.FromString,
+                _registered_method=True)
+        self.PromoteModel = channel.unary_unary(
+                '/fedmepd.v1.Admin/PromoteModel',
+                request_serializer=protos_dot_v1_dot_admin__pb2.PromoteModelRequest.SerializeToString,
+                response_deserializer=protos_dot_v1_dot_admin__pb2.PromoteModelReply.FromString,
                 _registered_method=True)
         self.DownloadModel = channel.unary_stream(
                 '/fedmepd.v1.Admin/DownloadModel',
@@ -207,6 +222,19 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckRun(self, request, context):
+        """Says what StartRun would answer, and starts nothing; `run` is the id that it would have.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeRun(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRuns(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -233,6 +261,13 @@ class AdminServicer:
 
     def ListModels(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteModel(self, request, context):
+        """Marks a version as the one that hospitals should use; one per run.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -321,6 +356,16 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_v1_dot_admin__pb2.StartRunRequest.FromString,
                     response_serializer=protos_dot_v1_dot_admin__pb2.StartRunReply.SerializeToString,
             ),
+            'CheckRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckRun,
+                    request_deserializer=protos_dot_v1_dot_admin__pb2.CheckRunRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_admin__pb2.CheckRunReply.SerializeToString,
+            ),
+            'DescribeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeRun,
+                    request_deserializer=protos_dot_v1_dot_admin__pb2.DescribeRunRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_admin__pb2.DescribeRunReply.SerializeToString,
+            ),
             'ListRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRuns,
                     request_deserializer=protos_dot_v1_dot_admin__pb2.ListRunsRequest.FromString,
@@ -345,6 +390,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=protos_dot_v1_dot_admin__pb2.ListModelsRequest.FromString,
                     response_serializer=protos_dot_v1_dot_admin__pb2.ListModelsReply.SerializeToString,
+            ),
+            'PromoteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteModel,
+                    request_deserializer=protos_dot_v1_dot_admin__pb2.PromoteModelRequest.FromString,
+                    response_serializer=protos_dot_v1_dot_admin__pb2.PromoteModelReply.SerializeToString,
             ),
             'DownloadModel': grpc.unary_stream_rpc_method_handler(
                     servicer.DownloadModel,
@@ -675,6 +725,60 @@ class Admin:
             _registered_method=True)
 
     @staticmethod
+    def CheckRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedmepd.v1.Admin/CheckRun',
+            protos_dot_v1_dot_admin__pb2.CheckRunRequest.SerializeToString,
+            protos_dot_v1_dot_admin__pb2.CheckRunReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedmepd.v1.Admin/DescribeRun',
+            protos_dot_v1_dot_admin__pb2.DescribeRunRequest.SerializeToString,
+            protos_dot_v1_dot_admin__pb2.DescribeRunReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListRuns(request,
             target,
             options=(),
@@ -799,6 +903,33 @@ class Admin:
             '/fedmepd.v1.Admin/ListModels',
             protos_dot_v1_dot_admin__pb2.ListModelsRequest.SerializeToString,
             protos_dot_v1_dot_admin__pb2.ListModelsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedmepd.v1.Admin/PromoteModel',
+            protos_dot_v1_dot_admin__pb2.PromoteModelRequest.SerializeToString,
+            protos_dot_v1_dot_admin__pb2.PromoteModelReply.FromString,
             options,
             channel_credentials,
             insecure,

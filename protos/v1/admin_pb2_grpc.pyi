@@ -44,11 +44,16 @@ class AdminStub:
     PublishMembership: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PublishMembershipRequest, _admin_pb2.PublishMembershipReply]
     """Puts a newer signed list in force."""
     StartRun: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StartRunRequest, _admin_pb2.StartRunReply]
+    CheckRun: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CheckRunRequest, _admin_pb2.CheckRunReply]
+    """Says what StartRun would answer, and starts nothing; `run` is the id that it would have."""
+    DescribeRun: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DescribeRunRequest, _admin_pb2.DescribeRunReply]
     ListRuns: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListRunsRequest, _admin_pb2.ListRunsReply]
     WatchRun: _grpc.UnaryStreamMultiCallable[_admin_pb2.WatchRunRequest, _admin_pb2.RunView]
     ControlRun: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ControlRunRequest, _admin_pb2.ControlRunReply]
     ListRounds: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListRoundsRequest, _admin_pb2.ListRoundsReply]
     ListModels: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListModelsRequest, _admin_pb2.ListModelsReply]
+    PromoteModel: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PromoteModelRequest, _admin_pb2.PromoteModelReply]
+    """Marks a version as the one that hospitals should use; one per run."""
     DownloadModel: _grpc.UnaryStreamMultiCallable[_admin_pb2.DownloadModelRequest, _common_pb2.Chunk]
     ListAudit: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditReply]
     ExportLedger: _grpc.UnaryStreamMultiCallable[_admin_pb2.ExportLedgerRequest, _common_pb2.Chunk]
@@ -71,11 +76,16 @@ class AdminAsyncStub(AdminStub):
     PublishMembership: _aio.UnaryUnaryMultiCallable[_admin_pb2.PublishMembershipRequest, _admin_pb2.PublishMembershipReply]  # type: ignore[assignment]
     """Puts a newer signed list in force."""
     StartRun: _aio.UnaryUnaryMultiCallable[_admin_pb2.StartRunRequest, _admin_pb2.StartRunReply]  # type: ignore[assignment]
+    CheckRun: _aio.UnaryUnaryMultiCallable[_admin_pb2.CheckRunRequest, _admin_pb2.CheckRunReply]  # type: ignore[assignment]
+    """Says what StartRun would answer, and starts nothing; `run` is the id that it would have."""
+    DescribeRun: _aio.UnaryUnaryMultiCallable[_admin_pb2.DescribeRunRequest, _admin_pb2.DescribeRunReply]  # type: ignore[assignment]
     ListRuns: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListRunsRequest, _admin_pb2.ListRunsReply]  # type: ignore[assignment]
     WatchRun: _aio.UnaryStreamMultiCallable[_admin_pb2.WatchRunRequest, _admin_pb2.RunView]  # type: ignore[assignment]
     ControlRun: _aio.UnaryUnaryMultiCallable[_admin_pb2.ControlRunRequest, _admin_pb2.ControlRunReply]  # type: ignore[assignment]
     ListRounds: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListRoundsRequest, _admin_pb2.ListRoundsReply]  # type: ignore[assignment]
     ListModels: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListModelsRequest, _admin_pb2.ListModelsReply]  # type: ignore[assignment]
+    PromoteModel: _aio.UnaryUnaryMultiCallable[_admin_pb2.PromoteModelRequest, _admin_pb2.PromoteModelReply]  # type: ignore[assignment]
+    """Marks a version as the one that hospitals should use; one per run."""
     DownloadModel: _aio.UnaryStreamMultiCallable[_admin_pb2.DownloadModelRequest, _common_pb2.Chunk]  # type: ignore[assignment]
     ListAudit: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditReply]  # type: ignore[assignment]
     ExportLedger: _aio.UnaryStreamMultiCallable[_admin_pb2.ExportLedgerRequest, _common_pb2.Chunk]  # type: ignore[assignment]
@@ -163,6 +173,21 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_pb2.StartRunReply, _abc.Awaitable[_admin_pb2.StartRunReply]]: ...
 
     @_abc_1.abstractmethod
+    def CheckRun(
+        self,
+        request: _admin_pb2.CheckRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CheckRunReply, _abc.Awaitable[_admin_pb2.CheckRunReply]]:
+        """Says what StartRun would answer, and starts nothing; `run` is the id that it would have."""
+
+    @_abc_1.abstractmethod
+    def DescribeRun(
+        self,
+        request: _admin_pb2.DescribeRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DescribeRunReply, _abc.Awaitable[_admin_pb2.DescribeRunReply]]: ...
+
+    @_abc_1.abstractmethod
     def ListRuns(
         self,
         request: _admin_pb2.ListRunsRequest,
@@ -196,6 +221,14 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListModelsReply, _abc.Awaitable[_admin_pb2.ListModelsReply]]: ...
+
+    @_abc_1.abstractmethod
+    def PromoteModel(
+        self,
+        request: _admin_pb2.PromoteModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.PromoteModelReply, _abc.Awaitable[_admin_pb2.PromoteModelReply]]:
+        """Marks a version as the one that hospitals should use; one per run."""
 
     @_abc_1.abstractmethod
     def DownloadModel(

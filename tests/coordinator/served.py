@@ -98,6 +98,12 @@ class PlayedRun:
             ),
         )
 
+    async def check(self, configuration_toml: str, *, actor: str) -> Started:
+        if self.scene is not None:
+            raise ConflictError("run run is running", remedy="wait")
+        common = SegmentOutlook(segment="common", owners=3, minimum=3, threshold=3, tolerated=0)
+        return Started(run="run", aggregation="secure", segments=(common,))
+
     async def control(
         self, run: str, action: Literal["pause", "resume", "abort"], *, reason: str, actor: str
     ) -> RunState:

@@ -282,6 +282,8 @@ class StoreSuite:
                 transaction.put_model(model)
             made[0] = replace(made[0], kept=False)
             transaction.put_model(made[0])
+            made[3] = replace(made[3], promoted=7.5)
+            transaction.put_model(made[3])
         with store.transaction() as transaction:
             assert transaction.models() == tuple(made)
             assert transaction.models("s") == tuple(made[2:])
@@ -506,6 +508,8 @@ class StoreSuite:
         with store.connection() as connection:
             connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
             connection.execute(text("DROP TABLE step_messages"))
+            connection.execute(text("ALTER TABLE models DROP COLUMN promoted"))
         with opened().connection() as connection:
             assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == schema.VERSION
             assert connection.execute(text("SELECT count(*) FROM step_messages")).scalar_one() == 0
+            assert connection.execute(text("SELECT count(promoted) FROM models")).scalar_one() == 0
