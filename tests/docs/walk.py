@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,6 +26,10 @@ PASSPHRASE = "correct horse battery staple"
 _BIN = Path(sys.executable).parent
 _ABSOLUTE = re.compile(r"(?<![\w./$])/(?=(?:srv|data|var|etc|media|backup)/)")
 _TOKEN = re.compile(r"fedmepd1\.[A-Za-z0-9_.\-]+")
+_ANSWERS = (
+    Answer(re.compile(r"\[y/N\]"), "y"),
+    Answer(re.compile(r"(assphrase|assword|confirmation)[^\n]*: $"), PASSPHRASE),
+)
 _COMMAND_S, _READY_S, _STOP_S = 240.0, 60.0, 20.0
 
 
@@ -72,9 +77,10 @@ class Walk:
             if "file" in block.told:
                 free = '\n[metrics]\nlisten = "127.0.0.1:0"\n' if "[agent]" in text else ""  # hosts share this machine
                 (self.host(host) / block.told["file"]).write_text(text + free)
+            elif "stays" in block.told:
+                self._stay([self._local(command, host, block.hosts[0]) for command in block.commands], host)
             elif block.language in COMMANDS:
-                commands = [self._local(command, host, block.hosts[0]) for command in block.commands]
-                seen += self._stay(commands, host) if "stays" in block.told else self._run(commands, host, block)
+                seen += self.run(block.commands, host, block.place, first=block.hosts[0])
         return seen
 
     def host(self, name: str) -> Path:
@@ -92,6 +98,7 @@ class Walk:
         text = _ABSOLUTE.sub(f"{self.host(host)}/", text)
         text = re.sub(r"--coordinator fed\.example\.org(?!:)", f"{self._at()} {self._at('enrolment')}", text)
         text = text.replace("fed.example.org:8443", f"localhost:{self._members}")
+        text = text.replace("fed.example.org:8444", f"localhost:{self._newcomers}")
         if "coordinator =" in text and "enrolment =" not in text:  # the default is a fixed port
             text = text.replace("[agent]\n", f'[agent]\nenrolment = "localhost:{self._newcomers}"\n')
         return text.replace("fed.example.org", "localhost")
@@ -102,28 +109,36 @@ class Walk:
 
     # -- deeds ------------------------------------------------------------------------------------------------------
 
-    def _run(self, commands: list[str], host: str, block: Block) -> str:
+    def run(self, commands: Sequence[str], host: str, place: str, *, first: str = "") -> str:
+        """Run commands of a page on a host, and return what was to be seen.
+
+        Args:
+            commands: As the page has them.
+            host: Where.
+            place: Where they stand, for messages.
+            first: The host that the page means when it means each.
+
+        Raises:
+            AssertionError: If one fails.
+        """
         whole = ""
-        for command in commands:
-            answers = [
-                Answer(re.compile(r"\[y/N\]"), "y"),
-                Answer(re.compile(r"(assphrase|assword|confirmation)[^\n]*: $"), PASSPHRASE),
-            ]
+        for written in commands:
+            command = self._local(written, host, first or host)
             code, seen = perform(
                 command.replace("--token -", "--token - <<< $TOKEN"),
                 folder=self.host(host),
                 environment=self._environment(host),
-                answers=answers,
+                answers=_ANSWERS,
                 timeout_s=_COMMAND_S,
             )
-            assert code == 0, f"{block.place}, on {host}: {command!r} ended with {code}:\n{seen[-3000:]}"
+            assert code == 0, f"{place}, on {host}: {command!r} ended with {code}:\n{seen[-3000:]}"
             self._note_tokens(command, seen)
-            if " init " in command and "fedmepd-coordinator" in command:
+            if "fedmepd-coordinator init " in command:
                 self._place(host)
             whole += seen
         return whole
 
-    def _stay(self, commands: list[str], host: str) -> str:
+    def _stay(self, commands: Sequence[str], host: str) -> None:
         """Start what stays, and wait until it can be used."""
         for command in commands:
             log = self.host(host) / f"log-{len(self._processes)}.txt"
@@ -139,7 +154,6 @@ class Walk:
             self._processes.append((host, process, log))
             sign = b'"serving"' if " serve" in command else b'"connected"'
             self._await(process, log, sign)
-        return ""
 
     def stop(self, host: str) -> None:
         """End what stays on a host, in order."""
