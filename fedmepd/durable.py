@@ -3,7 +3,7 @@
 Guarantees that a file appears under its name only when it is whole and on disk, and that until then whatever stood
 there stays: the content goes into a hidden file of a unique name in the same folder, which is flushed, synchronised
 and renamed; then the folder, and whatever folders had to be made, are synchronised too. A write that fails leaves
-nothing behind; a process that is killed may leave the hidden file. Does not lock: of two writers, the later one wins.
+nothing behind; a process that is killed may leave the hidden file, for `clear_litter`. Does not lock: of two writers, the later one wins.
 Every OSError comes as it is, so that callers can name the file in words of their own.
 """
 
@@ -12,12 +12,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import time
 import uuid
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 from typing import IO
 
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
+_LITTER_S = 3600.0
 _CANNOT_SYNC_FOLDERS = {errno.EINVAL, errno.ENOTSUP}
 
 
@@ -74,6 +78,18 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def clear_litter(folder: Path) -> None:
+    """Remove unfinished files that killed writers left in a folder; what is young may be somebody's work.
+
+    Args:
+        folder: The folder; it need not be there.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name) and path.stat().st_mtime < time.time() - _LITTER_S:
+                path.unlink(missing_ok=True)
 
 
 def sync_folder(path: Path) -> None:

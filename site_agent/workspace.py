@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedmepd.durable import write_bytes, write_text
+from fedmepd.durable import clear_litter, write_bytes, write_text
 from fedmepd.errors import FedmepdError
 from fedmepd.layout import Layout
 from fedmepd.layout_json import layout_from_json, layout_to_json
@@ -139,6 +139,9 @@ class Workspace:
             number = path.stem.rpartition("-")[2]
             if number.isdecimal() and int(number) <= round_number - KEPT_ROUNDS:
                 path.unlink(missing_ok=True)
+        data = self.folder.parent.parent
+        for folder in (data, self.folder, self.out_dir, self.folder / "results", self.folder / "rounds"):
+            clear_litter(folder)
 
     def contribution(self, round_number: int) -> Path:
         """Return the file that the trainer writes for a round."""

@@ -45,3 +45,20 @@ def test_states_of_runs_go_when_those_ended_long_ago(tmp_path: Path) -> None:
     Workspace(tmp_path, "latest").keep_ending(ENDING)
     assert sorted(path.parent.name for path in tmp_path.glob("runs/*/state")) == ["going on", "recent"]
     assert Workspace(tmp_path, "old").ending() == ENDING
+
+
+def test_what_killed_writers_left_goes_with_the_next_contribution_unless_it_is_young(tmp_path: Path) -> None:
+    space = Workspace(tmp_path, "r")
+    contribute(space, 1)
+    left = [folder / f".file.bin.{'0a' * 16}" for folder in (tmp_path, space.folder, space.out_dir)]
+    for path in left:
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - 7200, time.time() - 7200))
+    (tmp_path / ".lock").touch()
+    os.utime(tmp_path / ".lock", (0, 0))
+    young = space.out_dir / f".file.bin.{'0b' * 16}"
+    young.touch()
+    contribute(space, 2)
+    assert not any(path.exists() for path in left)
+    assert young.exists()
+    assert (tmp_path / ".lock").exists()
