@@ -3,7 +3,8 @@
 Guarantees that a file appears under its name only when it is whole and on disk, and that until then whatever stood
 there stays: the content goes into a hidden file of a unique name in the same folder, which is flushed, synchronised
 and renamed; then the folder, and whatever folders had to be made, are synchronised too. A write that fails leaves
-nothing behind; a process that is killed may leave the hidden file, for `clear_litter`. Does not lock: of two writers, the later one wins.
+nothing behind; a process that is killed may leave the hidden file, for `clear_litter`. Does not lock: of two writers,
+the later one wins.
 Every OSError comes as it is, so that callers can name the file in words of their own.
 """
 
