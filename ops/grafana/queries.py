@@ -45,7 +45,7 @@ class Prometheus:
     """
 
     def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/")
+        self.url = url.rstrip("/")
 
     def values(self, label: str, series: str) -> list[str]:
         """Return the values of a label in the series that match."""
@@ -72,7 +72,7 @@ class Prometheus:
         return found
 
     def _get(self, path: str, given: Mapping[str, object]) -> Any:
-        url = f"{self._url}/api/v1/{path}?{urllib.parse.urlencode(given)}"
+        url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(given)}"
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310  an address that the caller chose
             return json.load(answer)["data"]
 
