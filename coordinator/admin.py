@@ -15,6 +15,8 @@ from coordinator.ledger_export import whole_lines
 from coordinator.ports import BlobStore, RunControl, Store
 from coordinator.records import AuditRow
 from coordinator.registry import Registry
+from coordinator.status_page import StatusPage
+from coordinator.status_page.calls import StatusCalls
 from coordinator.views import audit_view
 from fedmepd import __version__
 from protos import codec
@@ -26,7 +28,7 @@ SOFTWARE = f"fedmepd-coordinator {__version__}"
 _MOST_AUDIT = 1000
 
 
-class Admin(MemberCalls, RunCalls):
+class Admin(MemberCalls, RunCalls, StatusCalls):
     """What admins, operators and auditors call.
 
     Args:
@@ -35,11 +37,21 @@ class Admin(MemberCalls, RunCalls):
         store: The database, for what is over.
         blobs: Models.
         ledger: File of the ledger of privacy budgets, whether there is one or not.
+        page: The status page; None where none is served.
     """
 
-    def __init__(self, *, registry: Registry, runs: RunControl, store: Store, blobs: BlobStore, ledger: Path) -> None:
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        runs: RunControl,
+        store: Store,
+        blobs: BlobStore,
+        ledger: Path,
+        page: StatusPage | None = None,
+    ) -> None:
         self._registry, self._runs, self._store, self._blobs = registry, runs, store, blobs
-        self._ledger = ledger
+        self._ledger, self._status_page = ledger, page
 
     async def Hello(self, request: common.HelloRequest, context: Context) -> common.HelloReply:
         """Agree on a version."""

@@ -1,0 +1,12 @@
+"""The coordinator's status page: read only, without scripts, for operators, auditors and hospital people.
+
+`door` says who may see it, `reader` takes what is known out of the state and the database, `model` makes of it what a
+page shows, `pages` writes it as HTML, and `service` serves it over TLS (PROTOCOL 3.8). It shows sums and what the
+coordinator knows anyway: no site's own scores ever, because they are not here.
+"""
+
+from coordinator.status_page.door import Door
+from coordinator.status_page.reader import Reader
+from coordinator.status_page.service import StatusPage
+
+__all__ = ["Door", "Reader", "StatusPage"]
