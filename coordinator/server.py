@@ -33,6 +33,7 @@ from coordinator.retention import Limits
 from coordinator.runs import Runs
 from coordinator.servicer import Federation, add_federation
 from coordinator.spool import Spool
+from coordinator.status_page import Contexts, Door, Reader, StatusPage
 from coordinator.store import open_store
 from coordinator.tls import ServerCredentials
 from protos.terms import MAX_MESSAGE_BYTES
@@ -71,12 +72,14 @@ class Coordinator:
         registry: Members.
         credentials: TLS.
         addresses: Where it listens: members, newcomers.
+        status_page: Where the status page is; None where there is none.
     """
 
     runs: Runs
     registry: Registry
     credentials: ServerCredentials
     addresses: tuple[str, str | None]
+    status_page: str | None = None
 
 
 async def serve(
@@ -106,7 +109,7 @@ async def serve(
         renewal = asyncio.create_task(_renew(made, config, passphrase, clock))
         stack.callback(renewal.cancel)
         ready(made)
-        _log.info("serving", members=made.addresses[0], newcomers=made.addresses[1])
+        _log.info("serving", members=made.addresses[0], newcomers=made.addresses[1], status_page=made.status_page)
         await until.wait()
         _log.info("stopping")
 
@@ -157,12 +160,20 @@ async def _open(
         desk=desk, consortium=consortium, renew=registry.renew, membership=registry.membership, clock=clock
     )
     add_federation(federation, members)
-    admin = Admin(registry=registry, runs=runs, store=store, blobs=blobs, ledger=config.ledger_path)
+    reader = Reader(store=store, runs=runs, registry=registry, custody=custody)
+    page = _status_page(config, credentials, registry, reader, stack)
+    admin = Admin(registry=registry, runs=runs, store=store, blobs=blobs, ledger=config.ledger_path, page=page)
     add_AdminServicer_to_server(admin, members)
     await runs.open()
     address = await _listen(members, config.coordinator.listen, credentials.for_members(), stack)
     newcomers = await _listen_to_newcomers(config, registry, credentials, consortium, stack)
-    return Coordinator(runs=runs, registry=registry, credentials=credentials, addresses=(address, newcomers))
+    return Coordinator(
+        runs=runs,
+        registry=registry,
+        credentials=credentials,
+        addresses=(address, newcomers),
+        status_page=None if page is None else page.address,
+    )
 
 
 def _custody(config: Config, credentials: ServerCredentials, notes: Notes, clock: Callable[[], float]) -> Custody:
@@ -175,6 +186,21 @@ def _custody(config: Config, credentials: ServerCredentials, notes: Notes, clock
         notes=notes,
         clock=clock,
     )
+
+
+def _status_page(
+    config: Config, credentials: ServerCredentials, registry: Registry, reader: Reader, stack: AsyncExitStack
+) -> StatusPage | None:
+    """Serve the status page, if there is to be one.
+
+    Raises:
+        ConfigError: If its port is taken.
+    """
+    if not config.status_page.listen:
+        return None
+    door = Door(registry.consortium, registry.is_revoked, reader.store, registry.clock)
+    contexts = Contexts(credentials, config.coordinator.data / "scratch")
+    return stack.enter_context(StatusPage(config.status_page.listen, contexts=contexts, door=door, reader=reader))
 
 
 async def _listen_to_newcomers(

@@ -8,5 +8,6 @@ coordinator knows anyway: no site's own scores ever, because they are not here.
 from coordinator.status_page.door import Door
 from coordinator.status_page.reader import Reader
 from coordinator.status_page.service import StatusPage
+from coordinator.status_page.tls import Contexts
 
-__all__ = ["Door", "Reader", "StatusPage"]
+__all__ = ["Contexts", "Door", "Reader", "StatusPage"]

@@ -56,7 +56,7 @@ class Reader:
     """
 
     def __init__(self, *, store: Store, runs: RunControl, registry: Register, custody: Custody | None) -> None:
-        self._store, self._runs, self._registry, self._custody = store, runs, registry, custody
+        self.store, self._runs, self._registry, self._custody = store, runs, registry, custody
         self._lock = threading.Lock()
         self._kept: dict[tuple[str, int], Known] = {}
 
@@ -84,7 +84,7 @@ class Reader:
         membership, admitted = self._registry.signed_list(), frozenset(self._registry.admitted_sites())
         spending = None if self._custody is None else self._custody.spending()
         stopped = None if self._custody is None else self._custody.stopped
-        with self._store.transaction() as transaction:
+        with self.store.transaction() as transaction:
             runs = transaction.runs(newest=MOST_RUNS)
             chosen = transaction.run(run) if run else (runs[-1] if runs else None)
             return Known(

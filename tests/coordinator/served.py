@@ -29,6 +29,7 @@ from coordinator.records import ModelRow, RoundRow, RunRow
 from coordinator.registry import Registry
 from coordinator.starting import SegmentOutlook, Started
 from coordinator.state import RunState, RunStatus, dump_round, dump_run
+from coordinator.status_page import Contexts, Door, Reader, StatusPage
 from coordinator.store import open_store
 from coordinator.tls import ServerCredentials, require_tls_1_3
 from protos.terms import Activity, ActivityKind, Phase
@@ -185,6 +186,8 @@ class Served:
     members: str
     newcomers: str
     patience: Patience
+    page: StatusPage
+    credentials: ServerCredentials
 
     def admin(self, *words: object, who: str = "alice", stdin: str = "") -> Said:
         if words and words[0] != "consortium":
@@ -245,6 +248,9 @@ def _serving(folder: Path) -> Iterator[Served]:
     )
     blobs, patience = open_blobs(str(folder / "data" / "blobs"), folder / "scratch"), Patience()
     runs = PlayedRun(store, registry.clock)
+    reader = Reader(store=store, runs=runs, registry=registry, custody=None)
+    door = Door(registry.consortium, registry.is_revoked, store, registry.clock)
+    page = StatusPage("127.0.0.1:0", contexts=Contexts(credentials, folder / "scratch"), door=door, reader=reader)
     loop, ports = asyncio.new_event_loop(), []
     ready, stop = threading.Event(), asyncio.Event()
 
@@ -258,6 +264,7 @@ def _serving(folder: Path) -> Iterator[Served]:
                 store=store,
                 blobs=blobs,
                 ledger=folder / "data" / "privacy" / "ledger.jsonl",
+                page=page,
             ),
             members,
         )
@@ -284,8 +291,11 @@ def _serving(folder: Path) -> Iterator[Served]:
             members=f"localhost:{ports[0]}",
             newcomers=f"127.0.0.1:{ports[1]}",
             patience=patience,
+            page=page.__enter__(),
+            credentials=credentials,
         )
     finally:
+        page.__exit__(None, None, None)
         loop.call_soon_threadsafe(stop.set)
         thread.join()
         loop.run_until_complete(loop.shutdown_default_executor())

@@ -21,9 +21,9 @@ import grpc
 import numpy as np
 from grpc import aio
 
-from coordinator.config import Config, Lead, Privacy, Service
+from coordinator.config import Config, Lead, Privacy, Service, StatusPage
 from coordinator.events import TrainLead
-from coordinator.ports import History, LeadFiles
+from coordinator.ports import History, LeadFiles, TrainerProcess
 from coordinator.server import Coordinator, serve
 from coordinator.tls import require_tls_1_3
 from fedmepd.aggregation import vector_length
@@ -89,6 +89,7 @@ class IdleLead:
     parts: list[TrainLead] = field(default_factory=list)
     sums: list[bytes] = field(default_factory=list)
     keep_sums: bool = True
+    trainer: TrainerProcess = TrainerProcess()  # noqa: RUF009  frozen
 
     async def part(self, spec: Path, part: TrainLead, sum_path: Path | None) -> LeadFiles:
         del spec
@@ -129,6 +130,9 @@ class IdleLead:
 
     def activity(self) -> tuple[str, int, int]:
         return ("idle", 0, 0)
+
+    def process(self) -> TrainerProcess:
+        return self.trainer
 
 
 @dataclass
@@ -243,6 +247,7 @@ class Hospital:
             ),
             lead=Lead(cohort=self.folder / "cohort", cache=self.folder / "cache"),
             privacy=None if privacy is None else Privacy.model_validate(dict(privacy)),
+            status_page=StatusPage(listen=""),
         )
         until, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
         task = asyncio.create_task(
