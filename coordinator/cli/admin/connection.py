@@ -47,9 +47,9 @@ def addresses_of(coordinator: str, enrolment: str | None) -> Addresses:
     Raises:
         ConfigError: If one is not HOST or HOST:PORT.
     """
-    members = _with_port(coordinator, MEMBERS_PORT)
+    members = with_port(coordinator, MEMBERS_PORT)
     host = members.rpartition(":")[0]
-    return Addresses(members=members, newcomers=_with_port(enrolment or host, NEWCOMERS_PORT))
+    return Addresses(members=members, newcomers=with_port(enrolment or host, NEWCOMERS_PORT))
 
 
 def write_addresses(identity: Path, addresses: Addresses) -> None:
@@ -108,7 +108,12 @@ def _fresh(folder: IdentityFolder, address: str) -> LoadedIdentity:
     return folder.load(passphrase)
 
 
-def _with_port(text: str, port: int) -> str:
+def with_port(text: str, port: int) -> str:
+    """Return an address with a port.
+
+    Raises:
+        ConfigError: If it is not HOST or HOST:PORT.
+    """
     host, colon, given = text.rpartition(":")
     if text.endswith("]") or not colon or (":" in host and not host.endswith("]")):
         host, given = text, ""
