@@ -12,6 +12,7 @@ registry's matter (`ops/METRICS.md`).
 from __future__ import annotations
 
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import AF_INET6
-from typing import Self
+from typing import Any, Self
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -97,7 +98,9 @@ class Exposition:
     ) -> None:
         host, _, port = listen.rpartition(":")
         self._host = host
-        self._server = _server_of(host.strip("[]"), int(port), _handler_of(registry, alive, checks, tls))
+        self._server = _server_of(
+            host.strip("[]"), int(port), _handler_of(registry, alive, checks), None if tls is None else tls.context()
+        )
         self._thread = threading.Thread(target=self._server.serve_forever, name="exposition", daemon=True)
 
     @property
@@ -117,9 +120,25 @@ class Exposition:
         self._thread.join()
 
 
-def _server_of(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+def _server_of(
+    host: str, port: int, handler: type[BaseHTTPRequestHandler], context: ssl.SSLContext | None
+) -> ThreadingHTTPServer:
     class Server(ThreadingHTTPServer):
         daemon_threads, block_on_close = True, False
+
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            """Shake hands in the request's own thread: a slow reader holds up nobody else."""
+            if context is None:
+                super().finish_request(request, client_address)
+                return
+            request.settimeout(_TIMEOUT_S)
+            with context.wrap_socket(request, server_side=True) as secure:
+                super().finish_request(secure, client_address)
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """Say nothing of readers that hang up or do not speak TLS; whatever else it is, say it."""
+            if not isinstance(sys.exception(), OSError):
+                super().handle_error(request, client_address)
 
     if ":" in host:
         Server.address_family = AF_INET6
@@ -130,19 +149,9 @@ def _handler_of(
     registry: CollectorRegistry,
     alive: Callable[[], bool],
     checks: Callable[[], Sequence[Check]],
-    tls: EndpointTls | None,
 ) -> type[BaseHTTPRequestHandler]:
-    context = None if tls is None else tls.context()
-
     class Handler(BaseHTTPRequestHandler):
         timeout, server_version, sys_version = _TIMEOUT_S, "fedmepd", ""
-
-        def setup(self) -> None:
-            """Shake hands in the request's own thread: a slow reader holds up nobody else."""
-            if context is not None:
-                self.request.settimeout(_TIMEOUT_S)
-                self.request = context.wrap_socket(self.request, server_side=True)
-            super().setup()
 
         def do_GET(self) -> None:
             """Answer."""
