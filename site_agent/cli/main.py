@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-_COMMANDS = ("enroll", "run", "status", "doctor", "backup", "policy", "privacy", "audit", "config")
+_COMMANDS = ("enroll", "run", "status", "doctor", "support_bundle", "backup", "policy", "privacy", "audit", "config")
 _DEBUG_FLAG = "--debug"
 _INTERRUPTED = 130
 
