@@ -23,7 +23,8 @@ _DEEPEST = 5
 _MOST_BYTES = 32 << 20
 _COLUMNS = {"case", "case_id", "patient", "patient_id", "subject"}
 _PLAIN_WORDS = """seg label labels mask masks brain image images data train training test val validation anat
-derivatives cases patients cohort manifest dataset nii gz csv toml json cache t1 t1c t1n t1ce t1gd t2 t2f t2w flair ct pt pet"""
+derivatives cases patients cohort manifest dataset nii gz csv toml json cache
+t1 t1c t1n t1ce t1gd t2 t2f t2w flair ct pt pet"""
 _PLAIN = set(_PLAIN_WORDS.split())
 _SUFFIX = re.compile(r"^(.+)[_.-]([A-Za-z0-9]+)$")
 _SEPARATORS = re.compile(r"[/\\]")

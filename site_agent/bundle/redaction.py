@@ -10,6 +10,7 @@ errs on the side of taking too much away, and cannot know a name that is only ev
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
 import json
 import re
@@ -22,12 +23,13 @@ from typing import Any
 from unicodedata import normalize
 from urllib.parse import quote, unquote
 
-_LONG = 6
+from site_agent.bundle.patterns import pattern_of
+
 _SHORT_NUMBER = 5  # shorter ones are taken for patients after `case` and in names of files only
 _SECRET_VARIABLE = re.compile(r"^FEDMEPD_.*(PASSPHRASE|TOKEN|URL)$|^(https?|all)_proxy$", re.IGNORECASE)
 _IMAGE = re.compile(r"[^\s'\"(),;:=\[\]{}]+\.(?:nii(?:\.gz)?|dcm|mha|mhd|nrrd|img|hdr)\b", re.IGNORECASE)
 _CASE = re.compile(
-    r"(\b(?:case|patient|subject)s?(?:[ _]id)?['\"]?[ :=]+['\"]?)([^\s'\",:;()\[\]{}]*\d[^\s'\",:;()\[\]{}]*)",
+    r"(\b(?:case|patient)s?(?:[ _]id)?['\"]?[ :=]+['\"]?)([^\s'\",:;()\[\]{}]*\d[^\s'\",:;()\[\]{}]*)",
     re.IGNORECASE,
 )
 _PEM = re.compile(r"-----BEGIN [A-Z ]+-----.*?(?:-----END [A-Z ]+-----|\Z)", re.DOTALL)
@@ -52,6 +54,8 @@ _ENDINGS = (
     "py pyc so log json jsonl toml pem key csr pub csv txt md bin safetensors gz tar html png lock service sock begun"
 )
 _KNOWN_ENDINGS = set(_ENDINGS.split())
+_DOMAINS = set("com org net edu gov int mil info health hospital local lan home corp intern internal example".split())  # noqa: SIM905  a list of words
+_COUNTRY = 2
 _KNOWN_PATHS = ("/usr/", "/lib", "/bin/", "/sbin/", "/proc/", "/sys/", "/dev/", "/opt/fedmepd", "/etc/fedmepd")
 _MOSTLY_RANDOM = 0.3
 _LOCAL = {"localhost", "localhost.localdomain", "127.0.0.1", "0.0.0.0", "::1"}  # noqa: S104  names of this machine
@@ -79,7 +83,7 @@ class Redactor:
         self._case_pattern: re.Pattern[str] | None = None
         self._places = sorted(((str(path), word) for path, word in places.items()), key=lambda one: -len(one[0]))
         self._hosts = {host.lower() for host in hosts} | _LOCAL
-        self._modules = {name.lower() for name in (*sys.stdlib_module_names, *packages_distributions())}
+        self._modules = _modules()
         self._words = {**_secrets(environment or {}), **_machine(self._hosts)}
         self._learn(names)
 
@@ -123,10 +127,10 @@ class Redactor:
                 shapes = {
                     normalize(kind, case) for kind in ("NFC", "NFD") for case in (name, name.lower(), name.upper())
                 }
-                forms |= {form for shape in shapes for form in (shape, json.dumps(shape)[1:-1], quote(shape))}
+                written = {form for shape in shapes for form in (shape, json.dumps(shape)[1:-1], quote(shape))}
+                forms |= {form.lower() for form in written}
         if forms:
-            words = (_bounded(form) for form in sorted(forms, key=lambda form: (-len(form), form)))
-            self._case_pattern = re.compile("|".join(words), re.IGNORECASE)
+            self._case_pattern = pattern_of(forms)
 
     def _pseudonym(self, name: str) -> str:
         if found := re.match(r"case-\d+(?!\w)", name):
@@ -152,13 +156,8 @@ class Redactor:
         name = found[0].lower()
         ending, first = name.rpartition(".")[2], name.partition(".")[0]
         stays = name in self._hosts or ending in _KNOWN_ENDINGS or first in self._modules
-        return found[0] if stays else "<host>"
-
-
-def _bounded(form: str) -> str:
-    """Return the pattern of a name: a short one counts as a word of its own only."""
-    word = re.escape(form)
-    return word if len(form) >= _LONG else rf"(?<![A-Za-z0-9]){word}(?![A-Za-z0-9])"
+        is_host = name.count(".") > 1 or len(ending) == _COUNTRY or ending in _DOMAINS
+        return "<host>" if is_host and not stays else found[0]  # `metrics.listen` is a key, `round.declined` an action
 
 
 def _plain(form: str) -> str:
@@ -173,6 +172,11 @@ def _random(found: re.Match[str]) -> str:
     text = found[0]
     odd = sum(sign.isupper() or sign.isdigit() for sign in text)
     return "<key>" if odd >= _MOSTLY_RANDOM * len(text) and any(map(str.isalpha, text)) else text
+
+
+@functools.cache
+def _modules() -> frozenset[str]:
+    return frozenset(name.lower() for name in (*sys.stdlib_module_names, *packages_distributions()))
 
 
 def _secrets(environment: Mapping[str, str]) -> dict[str, str]:

@@ -164,7 +164,9 @@ def test_what_helps_is_there(site, tmp_path):
     log = found["logs/log-2.txt"]
     assert "torch.cuda.OutOfMemoryError: CUDA out of memory at fed.example.org" in log
     assert '"/usr/lib/python3.11/site-packages/torch/nn/modules/conv.py", line 554' in log
-    assert PLANTED_HASH[:8] in found["audit-tail.txt"], "hashes are cut, not lost"
+    record = json.loads(found["audit-tail.txt"])
+    assert (record["action"], record["subject"]) == ("round.declined", "demo/3")
+    assert record["details"]["hash"] == f"{PLANTED_HASH[:8]}…", "hashes are cut, not lost"
     names = {one["name"] for one in json.loads(found["files.json"])}
     assert {"identity/identity.key", "spent.jsonl", "cache/"} <= names
     assert "journal.txt" in found
@@ -231,10 +233,21 @@ def test_a_manifest_of_a_cohort_names_patients_too(site, tmp_path):
         "site_agent.driver: the trainer died (signal 9)",
         "torch 2.13.0+cpu, driver 570.124.06",
         "spiffe://test/site/hospital-a",
+        "set metrics.listen, or limits.stall_s; round.declined demo/3",
     ],
 )
 def test_ordinary_words_stay(text):
     assert Redactor((), places={}).text(text) == text
+
+
+def test_a_large_cohort_is_redacted_and_longer_names_come_first():
+    names = [f"Patient-{number:05d}-xxxxx" for number in range(2_000)] + ["Patient-00007", "ab", "ab1"]
+    redactor = Redactor(names, places={})
+    text = "".join(f"{name.upper()} and cab, ab, ab1\n" for name in names[::5])
+    said = redactor.text(text)
+    assert "PATIENT" not in said
+    assert "xxx" not in said.lower()
+    assert said.count("and cab, case-2002, case-2003") == len(names[::5])
 
 
 def test_random_keys_of_every_length_go():
