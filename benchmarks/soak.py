@@ -1,0 +1,394 @@
+"""A long run under faults: every round ends, and nothing grows: memory, descriptors, threads, files, the database.
+
+    python -m benchmarks.soak [--agents 20] [--rounds 200] [--seed 1] [--plain] [--folder FOLDER] [--json FILE]
+
+Real agents (their trainers train nothing) in two processes, and a real coordinator in a third, over mutually
+authenticated TLS; every agent has a proxy of its own on the way. By a seeded schedule the coordinator and agents'
+processes are killed (SIGKILL) and started again, links are cut, and links are slow. Faults end 125 rounds before the
+run does: over that stretch memory is measured, its slope by least squares without the first 20 rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.processes import MIB, memory, note
+from benchmarks.soak_parts import Settings
+from coordinator.state import load_run
+from coordinator.store import open_store
+from protos.terms import Phase
+from tests.federation.hospital import MODALITIES, Hospital
+from tests.federation.tcp_proxy import Proxy
+
+RESULTS = Path(__file__).parent / "results" / "soak.json"
+_HOSTS = 2
+_WARM_UP = 20
+_QUIET = 125
+_SLOW_BYTES_PER_S = 60_000.0
+_LONGEST_S = 180.0  # without a round
+_GOALS = {
+    "rounds_not_ended": 0,
+    "coordinator_mib_per_100_rounds": 1.0,
+    "agent_mib_per_100_rounds": 1.0,
+    "descriptors_more": 10,
+    "threads_more": 4,
+    "files_left_over": 0,
+}
+FAULTS = {"kill coordinator": 3, "kill agents": 3, "cut": 10, "hang up": 4, "slow": 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What happens in a round, so long after its begin, and to which agent or process of agents."""
+
+    round_number: int
+    kind: str
+    after_s: float
+    victim: int
+
+
+def schedule(seed: int, rounds: int, agents: int) -> list[Fault]:
+    """Return what goes wrong when: nothing in the first rounds, nothing in the quiet stretch."""
+    draw = random.Random(seed)  # noqa: S311  a schedule, no secret
+    last = rounds - min(_QUIET, rounds // 2)
+    kinds = [kind for kind, count in FAULTS.items() for _ in range(max(1, count * last // 75))]
+    return sorted(
+        (
+            Fault(
+                round_number=draw.randrange(2, max(3, last)),
+                kind=kind,
+                after_s=draw.uniform(0.0, 1.5),
+                victim=draw.randrange(_HOSTS if kind == "kill agents" else agents),
+            )
+            for kind in kinds
+        ),
+        key=lambda fault: (fault.round_number, fault.after_s, fault.kind),
+    )
+
+
+@dataclass
+class Life:
+    """A process from its start to its end."""
+
+    process: asyncio.subprocess.Process
+    samples: list[dict[str, int]] = field(default_factory=list)
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self.process.pid
+
+    async def heard(self) -> Any:
+        """Return its next line; None at its end."""
+        assert self.process.stdout is not None
+        line = await self.process.stdout.readline()
+        return json.loads(line) if line else None
+
+    def tell(self) -> None:
+        """Let it go on."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+
+    def sample(self, number: int) -> None:
+        """Note what it uses as a round begins."""
+        try:
+            found = Path(f"/proc/{self.pid}")
+            self.samples.append(
+                {
+                    "round": number,
+                    "rss": memory(self.pid, "VmRSS"),
+                    "descriptors": sum(1 for _ in (found / "fd").iterdir()),
+                    "threads": sum(1 for _ in (found / "task").iterdir()),
+                }
+            )
+        except (OSError, StopIteration):
+            pass  # it was killed just now
+
+
+async def _started(what: str, folder: Path, wanted: Settings, *arguments: str) -> Life:
+    return Life(
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "benchmarks.soak_parts", what, str(folder), wanted.dumped(), *arguments),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+    )
+
+
+class Soak:
+    """A federation of processes that go down and come back."""
+
+    def __init__(self, folder: Path, wanted: Settings, proxies: Sequence[Proxy], seed: int) -> None:
+        self.folder, self.wanted, self.proxies = folder, wanted, proxies
+        self.faults = schedule(seed, wanted.rounds, wanted.agents)
+        self.happened: list[str] = []
+        self.coordinators: list[Life] = []
+        self.hosts: list[list[Life]] = [[] for _ in range(_HOSTS)]
+        self.over: dict[str, Any] | None = None
+        self.round = 0
+        self.moved = time.monotonic()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def begin(self) -> None:
+        """Start everything, and the run."""
+        first = await self.start_coordinator()
+        await asyncio.gather(*(self.start_host(number) for number in range(_HOSTS)))
+        first.tell()
+
+    async def start_coordinator(self) -> Life:
+        """Start a coordinator, and turn all links to it."""
+        life = await _started("coordinator", self.folder, self.wanted)
+        found = await life.heard()
+        for proxy in self.proxies:
+            proxy.target = found["members"]
+        self.coordinators.append(life)
+        self.spawn(self.follow(life))
+        return life
+
+    async def start_host(self, number: int) -> None:
+        """Start a process of agents."""
+        mine = list(zip(self.wanted.names, self.proxies, strict=True))[number::_HOSTS]
+        life = await _started("agents", self.folder, self.wanted, *(f"{name}={proxy.address}" for name, proxy in mine))
+        self.hosts[number].append(life)
+        await life.heard()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have something done beside the rest."""
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def follow(self, life: Life) -> None:
+        """Act on what a coordinator says, to its end."""
+        while (said := await life.heard()) is not None:
+            self.moved = time.monotonic()
+            if "over" in said:
+                self.over = said
+                return
+            if said["round"] > self.round:
+                self.round = said["round"]
+                for one in (life, *(lives[-1] for lives in self.hosts)):
+                    one.sample(self.round)
+                for fault in [fault for fault in self.faults if fault.round_number == self.round]:
+                    self.spawn(self.strike(fault))
+
+    async def strike(self, fault: Fault) -> None:
+        """Let a fault happen."""
+        await asyncio.sleep(fault.after_s)
+        proxy = self.proxies[fault.victim]
+        self.happened.append(f"{fault.round_number} {fault.kind}")
+        match fault.kind:
+            case "kill coordinator":
+                self.coordinators[-1].process.kill()
+                await self.coordinators[-1].process.wait()
+                await self.start_coordinator()
+            case "kill agents":
+                self.hosts[fault.victim][-1].process.kill()
+                await self.hosts[fault.victim][-1].process.wait()
+                await self.start_host(fault.victim)
+            case "cut":
+                proxy.plan("cut", "up" if fault.victim % 2 else "down", int(fault.after_s * 1000))
+            case "hang up":
+                proxy.hang_up()
+            case "slow":
+                proxy.rate, proxy.delay_s = _SLOW_BYTES_PER_S, 0.05
+                await asyncio.sleep(6.0)
+                proxy.rate, proxy.delay_s = None, 0.0
+
+    async def end(self) -> None:
+        """Wait for the end of the run, and take a last sample before processes go.
+
+        Raises:
+            SystemExit: If no round goes on, or an agent does not come to its end.
+        """
+        while self.over is None:
+            await asyncio.sleep(1.0)
+            if time.monotonic() - self.moved > _LONGEST_S:
+                raise SystemExit(f"round {self.round} does not end; logs are in {self.folder / 'logs'}")
+        lives = [lives[-1] for lives in self.hosts]
+        codes = [await asyncio.wait_for(life.heard(), _LONGEST_S) for life in lives]
+        self.happened.append(f"agents ended with {[found['code'] for found in codes]}")
+        for life in (self.coordinators[-1], *lives):
+            life.sample(self.wanted.rounds + 1)
+            life.tell()
+            await asyncio.wait_for(life.process.wait(), _LONGEST_S)
+
+    def stop(self) -> None:
+        """End what still runs."""
+        for task in self.tasks:
+            task.cancel()
+        for life in (*self.coordinators, *(life for lives in self.hosts for life in lives)):
+            if life.process.returncode is None:
+                life.process.send_signal(signal.SIGKILL)
+
+
+# -- what came of it ---------------------------------------------------------------------------------------------------
+
+
+def slope(samples: Sequence[dict[str, int]], key: str = "rss") -> float | None:
+    """Return by how much something grows in 100 rounds, by least squares without the first rounds of a life."""
+    after = [one for one in samples if one["round"] >= samples[0]["round"] + _WARM_UP]
+    if len(after) < _WARM_UP:
+        return None
+    return float(100 * np.polyfit([one["round"] for one in after], [one[key] for one in after], 1)[0])
+
+
+def growth(samples: Sequence[dict[str, int]], key: str) -> int:
+    """Return how much more of something there is at the end than after the warm-up; medians of ten rounds."""
+    after = samples[min(_WARM_UP, len(samples) // 2) : -1]  # the last sample is of an idle process
+    return int(np.median([one[key] for one in after[-10:]]) - np.median([one[key] for one in after[:10]]))
+
+
+def stretch(lives: Sequence[Life], processes: int) -> dict[str, Any]:
+    """Return how the last life of a process went."""
+    samples = lives[-1].samples
+    found = slope(samples)
+    return {
+        "lives": len(lives),
+        "rounds": samples[-1]["round"] - samples[0]["round"],
+        "mib_per_100_rounds": None if found is None else found / MIB / processes,
+        "rss_mib": [round(one["rss"] / MIB, 2) for one in samples[:: max(1, len(samples) // 20)]],
+        **{f"{key}_more": growth(samples, key) for key in ("descriptors", "threads")},
+        "descriptors": samples[-2]["descriptors"],
+        "threads": samples[-2]["threads"],
+    }
+
+
+def outcome(folder: Path, wanted: Settings) -> dict[str, Any]:
+    """Return what the database says of the rounds."""
+    database = folder / "coordinator" / "coordinator.db"
+    log = database.with_name(database.name + "-wal")
+    sizes = {"database_mib": database.stat().st_size / MIB, "log_mib": log.stat().st_size / MIB if log.exists() else 0}
+    store = open_store(f"sqlite:///{database}")
+    try:
+        with store.transaction() as transaction:
+            run = transaction.last_run()
+            rows = transaction.rounds("soak")
+            inputs = sum(len(transaction.inputs(row.round)) for row in rows)
+            steps = sum(len(transaction.steps(row.round)) for row in rows)
+            kept = len(transaction.kept_models())
+            models = len(transaction.models())
+    finally:
+        store.close()
+    assert run is not None
+    ended = [row for row in rows if row.phase is Phase.DONE or (row.phase.terminal and row.reason)]
+    numbers = {row.round.round_number for row in rows}
+    published = load_run(run.state).published
+    return {
+        "status": run.status,
+        "attempts": len(rows),
+        "done": sum(row.phase is Phase.DONE for row in rows),
+        "failures": sorted({row.reason for row in rows if row.reason}),
+        "rounds_not_ended": len(rows) - len(ended) + len(set(range(1, wanted.rounds + 1)) - numbers),
+        "details_kept": sum(not row.pruned for row in rows),
+        "inputs_left": inputs,
+        "steps_left": steps,
+        "models": models,
+        "models_kept": kept,
+        "blobs_expected": kept + 1 + (0 if published is None else len(set(published.artefacts) - {published.model})),
+        **sizes,
+    }
+
+
+def files(folder: Path) -> dict[str, int]:
+    """Return how many files lie where, of all agents together."""
+    counted = {
+        "uploads": "coordinator/uploads/*/*",
+        "scratch": "coordinator/scratch/*",
+        "blobs": "coordinator/blobs/??/*",
+        "blobs_incoming": "coordinator/blobs/incoming/*",
+        "downloads": "agents/*/downloads/*",
+        "contributions": "agents/*/runs/*/out/*",
+        "results": "agents/*/runs/*/results/*",
+        "secrets": "agents/*/secagg/*/*/*",
+        "round_records": "agents/*/runs/*/rounds/*",
+    }
+    return {name: sum(path.is_file() for path in folder.glob(pattern)) for name, pattern in counted.items()}
+
+
+def row_of(soak: Soak, seconds: float) -> dict[str, Any]:
+    """Return the measurement with its goals."""
+    wanted, found = soak.wanted, outcome(soak.folder, soak.wanted)
+    there = files(soak.folder)
+    coordinator = stretch(soak.coordinators, 1)
+    hosts = [stretch(lives, wanted.agents // _HOSTS) for lives in soak.hosts]
+    slopes = [one["mib_per_100_rounds"] for one in hosts]
+    left = there["uploads"] + there["contributions"] + there["secrets"] + found["inputs_left"] + found["steps_left"]
+    left += max(0, there["blobs"] - found["blobs_expected"]) + there["blobs_incoming"]
+    left += max(0, there["results"] - 2 * wanted.agents) + max(0, found["details_kept"] - 2 * wanted.kept_rounds)
+    return {
+        "agents": wanted.agents,
+        "rounds": wanted.rounds,
+        "aggregation": wanted.aggregation,
+        **note(),
+        "seconds_per_round": seconds / wanted.rounds,
+        "faults": soak.happened,
+        "run": soak.over,
+        **found,
+        "files": there,
+        "coordinator": coordinator,
+        "hosts_of_agents": hosts,
+        "coordinator_mib_per_100_rounds": coordinator["mib_per_100_rounds"],
+        "agent_mib_per_100_rounds": None if None in slopes else max(slopes),
+        "descriptors_more": max(one["descriptors_more"] for one in (coordinator, *hosts)),
+        "threads_more": max(one["threads_more"] for one in (coordinator, *hosts)),
+        "files_left_over": left,
+        "goals": _GOALS,
+    }
+
+
+async def soaked(folder: Path, wanted: Settings, seed: int) -> dict[str, Any]:
+    """Run the federation and return what came of it."""
+    hospital = Hospital(folder, dict.fromkeys(wanted.names, MODALITIES))
+    await asyncio.to_thread(hospital.found)
+    async with AsyncExitStack() as stack:
+        proxies = [await stack.enter_async_context(Proxy("localhost:1").open()) for _ in wanted.names]
+        soak, began = Soak(folder, wanted, proxies, seed), time.monotonic()
+        try:
+            await soak.begin()
+            await soak.end()
+        finally:
+            soak.stop()
+        return await asyncio.to_thread(row_of, soak, time.monotonic() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--agents", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--values", type=int, default=1000)
+    parser.add_argument("--kept-rounds", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--plain", action="store_true", help="sum in clear")
+    parser.add_argument("--folder", type=Path, help="outside of the source; a temporary one if none")
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    wanted = Settings(
+        agents=arguments.agents,
+        rounds=arguments.rounds,
+        values=arguments.values,
+        aggregation="plain" if arguments.plain else "secure",
+        kept_rounds=arguments.kept_rounds,
+    )
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        row = asyncio.run(soaked(Path(name), wanted, arguments.seed))
+    print(json.dumps(row, indent=1))
+    arguments.json.write_text(json.dumps(row, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
