@@ -107,6 +107,8 @@ def complaining(address: str) -> Iterator[None]:
             raise _unreachable(address, details) from error
         if code is grpc.StatusCode.UNAUTHENTICATED:
             raise RemoteError(f"the coordinator does not accept this identity: {details}") from error
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            raise RemoteError("the coordinator is older than this program and cannot do this: update it") from error
         raise RemoteError(details or f"the coordinator answered {code}") from error
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from coordinator.cli.admin.output import ago, lasting, plain, size, when
-from coordinator.cli.admin.watching import bar, changes, heading
+from coordinator.cli.admin.screen import bar, heading, progress
+from coordinator.cli.admin.watching import changes
 from coordinator.records import (
     AuditRow,
     EnrolmentRequest,
@@ -133,7 +134,8 @@ def test_a_run_is_shown_with_its_round_and_lead() -> None:
         "last_seen": 4.0,
     }
     assert changes(view)[:2] == ("run: running", "run round 1/2: training")
-    assert heading({**view, "paused": True}, 1000.0).startswith("run (m, plain) paused · round 1/2")
+    assert heading({**view, "paused": True}).plain == "run (m, plain) paused"
+    assert progress(view, view["round"]["began"] + 90, 40).plain.startswith("round 1/2 · training for 1 min 30 s")
 
 
 def test_a_secure_run_is_shown_with_its_steps_and_closed_segments() -> None:

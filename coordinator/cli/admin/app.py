@@ -9,7 +9,20 @@ import typer
 
 from coordinator.cli.shell import EPILOG, print_version
 
-_COMMANDS = ("consortium", "enroll", "tokens", "members", "membership", "runs", "rounds", "models", "audit", "privacy")
+_COMMANDS = (
+    "consortium",
+    "enroll",
+    "tokens",
+    "members",
+    "membership",
+    "runs",
+    "rounds",
+    "models",
+    "policy",
+    "audit",
+    "privacy",
+    "status_page",
+)
 
 app = typer.Typer(
     name="fedmepd-admin",

@@ -60,7 +60,7 @@ def show(identity: options.Identity, as_json: options.Json = False) -> None:
     from security import membership_file
 
     with connected(identity) as connection:
-        signed, current = _in_force(connection)
+        signed, current = in_force(connection)
     if as_json:
         typer.echo(json.dumps(None) if current is None else membership_file.to_json(signed).decode().rstrip())
         return
@@ -109,11 +109,13 @@ def sign(
 
     Example: fedmepd-admin membership sign --consortium-dir /media/usb/consortium
     """
+    from coordinator.cli.admin.asking import confirm
     from coordinator.cli.admin.connection import connected
     from coordinator.errors import ConfigError
     from security.folders import ConsortiumFolder
 
     _check_cohort(minimum_cohort)
+    current: MembershipList | None = None
     trust = ConsortiumFolder(consortium_dir).read_trust()
     if file is not None:
         new = _read_prepared(file, minimum_cohort)
@@ -127,23 +129,53 @@ def sign(
         _show_difference(current, new)
     if new.consortium != trust.consortium:
         raise ConfigError(f"the list is for {new.consortium}, the folder for {trust.consortium}")
-    if not yes:
-        typer.confirm("Sign this list?", abort=True, err=True)
+    lost = losses(current, new)
+    confirm(f"Sign this list? {lost}".rstrip, yes=yes)
     _deliver(_signed(new, consortium_dir), out, identity)
 
 
-def publish(file: _File, identity: options.Identity) -> None:
-    """Put a signed list in force.
+def publish(file: _File, identity: options.Identity, yes: options.Yes = False) -> None:
+    """Put a signed list in force. You are asked if it drops sites, or lets anything be summed over fewer of them.
 
     Example: fedmepd-admin membership publish signed.json
     """
+    from coordinator.cli.admin.asking import confirm
+    from coordinator.cli.admin.connection import connected
     from coordinator.errors import ConfigError
+    from security import membership_file
 
     try:
         document = file.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {file} ({error.strerror})") from error
-    _publish(document, identity)
+    with connected(identity) as connection:
+        trust = connection.loaded.trust
+        _, current = in_force(connection)
+        new = _verified(membership_file.from_json(document), trust.membership_key, trust.consortium)
+        if lost := losses(current, new):
+            confirm(lambda: f"Put version {new.version} in force? {lost}", yes=yes)
+        _send(connection, document)
+
+
+def losses(old: MembershipList | None, new: MembershipList) -> str:
+    """Return in words what is lost with a new list; empty if nothing is."""
+    if old is None:
+        return ""
+    parts = []
+    if gone := sorted({m.site for m in old.members} - {m.site for m in new.members}):
+        parts.append(f"It drops {', '.join(gone)}: no run takes anything from them, and other sites refuse them.")
+    if new.minimum_cohort < old.minimum_cohort:
+        parts.append(
+            f"It lowers the minimum cohort from {old.minimum_cohort} to {new.minimum_cohort}: the coordinator may see "
+            "sums over fewer sites."
+        )
+    return " ".join(parts)
+
+
+def _verified(signed: Any, key: bytes, consortium: str) -> MembershipList:
+    from security import membership
+
+    return membership.verify(signed, key, consortium=consortium, at_least_version=0, now=datetime.now(UTC))
 
 
 def _check_cohort(asked: int | None) -> None:
@@ -192,12 +224,17 @@ def _deliver(document: bytes, out: Path | None, identity: Path) -> None:
 
 
 def _publish(document: bytes, identity: Path) -> None:
-    from coordinator.admin_channel import ask
     from coordinator.cli.admin.connection import connected
-    from protos.v1 import admin_pb2 as messages
 
     with connected(identity) as connection:
-        reply = ask(connection.stub.PublishMembership, messages.PublishMembershipRequest(signed_list=document))
+        _send(connection, document)
+
+
+def _send(connection: Connection, document: bytes) -> None:
+    from coordinator.admin_channel import ask
+    from protos.v1 import admin_pb2 as messages
+
+    reply = ask(connection.stub.PublishMembership, messages.PublishMembershipRequest(signed_list=document))
     typer.echo(f"membership list {reply.version} is in force")
 
 
@@ -208,7 +245,7 @@ def _proposal(
     from coordinator.cli.admin.members import fetch_members
     from security.membership import DEFAULT_COHORT, Member, MembershipList
 
-    _, current = _in_force(connection)
+    _, current = in_force(connection)
     now = datetime.now(UTC).replace(microsecond=0)
     known = {(m.site, m.identity_key, m.modalities): m for m in current.members} if current else {}
     members = []
@@ -235,30 +272,28 @@ def _proposal(
     )
 
 
-def _in_force(connection: Connection) -> tuple[Any, MembershipList | None]:
+def in_force(connection: Connection) -> tuple[Any, MembershipList | None]:
     """Return the list in force as it came and, verified against the pinned key, what it says."""
     from coordinator.admin_channel import ask
     from protos.v1 import common_pb2 as common
-    from security import membership, membership_file
+    from security import membership_file
 
     document = ask(connection.stub.Membership, common.MembershipRequest()).signed_list
     if not document:
         return None, None
     signed, trust = membership_file.from_json(document), connection.loaded.trust
-    return signed, membership.verify(
-        signed, trust.membership_key, consortium=trust.consortium, at_least_version=0, now=datetime.now(UTC)
-    )
+    return signed, _verified(signed, trust.membership_key, trust.consortium)
 
 
 def _show_difference(old: MembershipList | None, new: MembershipList) -> None:
     """Print what changes, one row per change; first, and loudly, another minimum cohort."""
-    from coordinator.cli.admin.output import print_table
+    from coordinator.cli.admin.output import loud, print_table
     from security.membership import diff
 
     signs = {"+": "new", "-": "gone", "~": "changed"}
     lines = diff(old, new)
     typer.echo(f"membership of {new.consortium}, {lines[0]}, minimum cohort {new.minimum_cohort}")
     for line in (line for line in lines if line.startswith("!")):
-        typer.secho(line, fg=typer.colors.RED, bold=True)
+        loud(line)
     rows = [(signs[line[:1]], *line[2:].partition(": ")[::2]) for line in lines if line[:1] in signs]
     print_table(("", "site", "what"), rows, empty="No site changes.")

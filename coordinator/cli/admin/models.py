@@ -7,28 +7,59 @@ from typing import Annotated, Any
 
 import typer
 
-from coordinator.cli.admin import options
+from coordinator.cli.admin import completion, options
 
 _Round = Annotated[
     int,
-    typer.Option("--round", min=0, help="Round that made it; the newest kept one if not given.", show_default=False),
+    typer.Option(
+        "--round",
+        min=0,
+        help="Round that made it; the promoted one if not given, else the newest that is kept.",
+        autocompletion=completion.models,
+        show_default=False,
+    ),
 ]
-_RunOption = Annotated[str, typer.Option("--run", help="Id of the run; any if not given.")]
+_Number = Annotated[
+    int,
+    typer.Argument(
+        metavar="ROUND", min=1, help="Round that made it.", autocompletion=completion.models, show_default=False
+    ),
+]
+_ThatRun = Annotated[
+    str, typer.Argument(metavar="RUN", help="Id of the run.", autocompletion=completion.runs, show_default=False)
+]
+_AnyRun = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="Id of the run; all if not given.", autocompletion=completion.runs, show_default=False
+    ),
+]
+_RunOption = Annotated[
+    str,
+    typer.Option(
+        "--run",
+        metavar="RUN",
+        help="Id of the run; any if not given.",
+        autocompletion=completion.runs,
+        show_default=False,
+    ),
+]
 _Target = Annotated[Path, typer.Argument(metavar="FILE", help="File to write.", show_default=False)]
 _Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    group = typer.Typer(no_args_is_help=True, help="Models: list, show their provenance, export.")
+    group = typer.Typer(no_args_is_help=True, help="Models: list, show their provenance, promote, export.")
     group.command("list")(list_)
     group.command("show")(show)
+    group.command("promote")(promote)
     group.command("export")(export)
     app.add_typer(group, name="models")
 
 
-def list_(identity: options.Identity, run: options.Run = "", as_json: options.Json = False) -> None:
-    """List the versions of the global model, and who is missing from each.
+def list_(identity: options.Identity, run: _AnyRun = "", as_json: options.Json = False) -> None:
+    """List the versions of the global model, who is missing from each, and which one hospitals should use.
 
     Example: fedmepd-admin models list
     """
@@ -44,14 +75,14 @@ def list_(identity: options.Identity, run: options.Run = "", as_json: options.Js
             str(m["round"]),
             when(m["created"]),
             size(m["model"]["size"]),
-            "yes" if m["kept"] else "no",
+            _mark(m),
             str(len(m["contributors"])),
             ", ".join(m["missing"]),
             m["model"]["sha256"][:16],
         )
         for m in found
     ]
-    columns = ("run", "round", "created", "size", "kept", "contributors", "missing", "sha-256")
+    columns = ("run", "round", "created", "size", "file", "contributors", "missing", "sha-256")
     print_table(columns, rows, empty="There is no model yet.")
 
 
@@ -60,17 +91,46 @@ def show(identity: options.Identity, round_: _Round = 0, run: _RunOption = "", a
 
     Example: fedmepd-admin models show --round 12
     """
-    from coordinator.cli.admin.output import print_json, size, when
+    from coordinator.cli.admin.output import print_facts, print_json, size, when
 
     model = _chosen(_fetch(identity, run), round_)
     if as_json:
         print_json(model)
         return
-    typer.echo(f"model         {model['run']} round {model['round']}, made {when(model['created'])}")
-    typer.echo(f"file          {size(model['model']['size'])}, {'kept' if model['kept'] else 'no longer kept'}")
-    typer.echo(f"sha-256       {model['model']['sha256']}")
-    typer.echo(f"contributors  {', '.join(model['contributors']) or 'none: the lead alone'}")
-    typer.echo(f"missing       {', '.join(model['missing']) or 'nobody'}")
+    facts = [
+        ("model", f"{model['run']} round {model['round']}, made {when(model['created'])}"),
+        ("file", f"{size(model['model']['size'])}, {'kept' if model['kept'] else 'no longer kept'}"),
+        ("promoted", f"{when(model['promoted'])}: hospitals should use it" if model["promoted"] else "no"),
+        ("sha-256", model["model"]["sha256"]),
+        ("contributors", ", ".join(model["contributors"]) or "none: the lead alone"),
+        ("missing", ", ".join(model["missing"]) or "nobody"),
+    ]
+    print_facts(facts)
+
+
+def promote(run: _ThatRun, round_: _Number, identity: options.Identity, yes: options.Yes = False) -> None:
+    """Mark a version as the one that hospitals should use: it is kept, and `models export` takes it by default.
+
+    One version of a run is promoted at a time; promoting another moves the mark, and the audit log says who did.
+
+    Example: fedmepd-admin models promote trial 12
+    """
+    from coordinator.admin_channel import ask
+    from coordinator.cli.admin.asking import confirm
+    from coordinator.cli.admin.connection import connected
+    from protos.v1 import admin_pb2 as messages
+
+    with connected(identity) as connection:
+        others = [m["round"] for m in _listed(connection.stub, run) if m["promoted"] and m["round"] != round_]
+        if others:
+            question = (
+                f"Hospitals should use round {others[0]} of {run} now. Promote round {round_} instead? "
+                f"Round {others[0]} loses the mark, and its file goes once the run's policy does not keep it."
+            )
+            confirm(lambda: question, yes=yes)
+        reply = ask(connection.stub.PromoteModel, messages.PromoteModelRequest(run=run, round=round_))
+    instead = f" instead of round {reply.before}" if reply.before not in {0, round_} else ""
+    typer.echo(f"{run} round {round_} is promoted{instead}: hospitals should use {reply.model.model.sha256.hex()}")
 
 
 def export(
@@ -78,9 +138,12 @@ def export(
 ) -> None:
     """Write a model to a file that `fedmepd predict` takes; its hash is verified and the file appears when it is whole.
 
-    An export that was cut off goes on where it stopped when the command is repeated.
+    Without --round it is the promoted version; the newest one where none was promoted. An export that was cut off goes
+    on where it stopped when the command is repeated.
 
-    Example: fedmepd-admin models export model.safetensors --round 12
+    Example: fedmepd-admin models export model.safetensors
+
+    Example: fedmepd-admin models export model.safetensors --run trial --round 12
     """
     from coordinator.cli.admin.connection import connected
     from coordinator.cli.admin.exporting import download
@@ -92,7 +155,15 @@ def export(
         model = _chosen(_listed(connection.stub, run), round_)
         download(connection.stub, model, target)
     missing = f"; missing: {', '.join(model['missing'])}" if model["missing"] else ""
-    typer.echo(f"{target}: {model['run']} round {model['round']}, {len(model['contributors'])} contributors{missing}")
+    promoted = ", promoted" if model["promoted"] else ""
+    who = f"{len(model['contributors'])} contributors{missing}"
+    typer.echo(f"{target}: {model['run']} round {model['round']}{promoted}, {who}")
+
+
+def _mark(model: dict[str, Any]) -> str:
+    if model["promoted"]:
+        return "promoted"
+    return "kept" if model["kept"] else "gone"
 
 
 def _fetch(identity: Path, run: str) -> list[dict[str, Any]]:
@@ -116,4 +187,4 @@ def _chosen(models: list[dict[str, Any]], number: int) -> dict[str, Any]:
     found = [m for m in models if m["round"] == number] if number else [m for m in models if m["kept"]]
     if not found:
         raise NotFoundError("there is no such model", remedy="fedmepd-admin models list says which there are")
-    return max(found, key=lambda model: (model["created"], model["round"]))
+    return max(found, key=lambda model: (0.0 if number else model["promoted"], model["created"], model["round"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -24,6 +25,22 @@ def console(*, err: bool = False) -> Console:
 
     stream = sys.stderr if err else sys.stdout
     return Console(width=None if stream.isatty() else _WIDTH_WITHOUT_TERMINAL, highlight=False, stderr=err)
+
+
+def loud(text: str, *, err: bool = False) -> None:
+    """Print a line that must not be missed: red where there are colours (NO_COLOR turns them off)."""
+    if os.environ.get("NO_COLOR"):
+        typer.echo(text, err=err)
+    else:
+        typer.secho(text, fg=typer.colors.RED, bold=True, err=err)
+
+
+def print_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Print names and values, one per line, the values below each other."""
+    pairs = list(facts)
+    width = max((len(name) for name, _ in pairs), default=0) + 2
+    for name, value in pairs:
+        typer.echo(f"{name:<{width}}{value}")
 
 
 def print_json(value: Any) -> None:

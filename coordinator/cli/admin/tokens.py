@@ -6,11 +6,16 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli.admin import options
+from coordinator.cli.admin import completion, options
 from coordinator.cli.roles import MemberRole
 
 _Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the party, such as hospital-a.", show_default=False)]
-_TokenId = Annotated[str, typer.Argument(metavar="TOKEN-ID", help="As `tokens list` shows it.", show_default=False)]
+_TokenId = Annotated[
+    str,
+    typer.Argument(
+        metavar="TOKEN-ID", help="As `tokens list` shows it.", autocompletion=completion.tokens, show_default=False
+    ),
+]
 _Role = Annotated[MemberRole, typer.Option("--role", help="What the party will be.")]
 _Modalities = Annotated[str, typer.Option("--modalities", help="What a site must own, with commas; empty lets it say.")]
 _Hours = Annotated[float, typer.Option("--hours", min=0.02, max=720, help="How long the token can be used.")]
@@ -96,15 +101,24 @@ def list_(identity: options.Identity, as_json: options.Json = False) -> None:
     print_table(("token id", "role", "id", "state", "expires", "modalities"), rows, empty="There are no tokens.")
 
 
-def revoke(token_id: _TokenId, identity: options.Identity) -> None:
-    """Withdraw a token that was not used.
+def revoke(token_id: _TokenId, identity: options.Identity, yes: options.Yes = False) -> None:
+    """Withdraw a token that was not used; whoever holds it can no longer enrol with it.
 
     Example: fedmepd-admin tokens revoke 0123456789abcdef
     """
     from coordinator.admin_channel import ask
+    from coordinator.cli.admin.asking import confirm
     from coordinator.cli.admin.connection import connected
+    from coordinator.cli.admin.output import plain
     from protos.v1 import admin_pb2 as messages
 
     with connected(identity) as connection:
+
+        def question() -> str:
+            tokens = map(plain, ask(connection.stub.ListTokens, messages.ListTokensRequest()).tokens)
+            whose = next((f" of {t['role']} {t['id']} ({t['state']})" for t in tokens if t["token_id"] == token_id), "")
+            return f"Revoke token {token_id}{whose}? Whoever holds it needs a new one to enrol."
+
+        confirm(question, yes=yes)
         ask(connection.stub.RevokeToken, messages.RevokeTokenRequest(token_id=token_id))
     typer.echo(f"token {token_id} is revoked")

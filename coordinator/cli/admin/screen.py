@@ -1,0 +1,211 @@
+"""The picture of a run in a terminal of any size: where it stands, how far, how well, and who needs attention.
+
+Pure, but for asking how large the window is. Where not all sites fit, those that need attention come first and the
+rest are counted; in a narrow window columns are left out before words are broken.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from coordinator.cli.admin.output import ago, lasting
+
+WIDE, MIDDLE = 100, 72  # columns; below, modalities and then bars and ages are left out
+_BAR, _LONG_BAR = 16, 32
+_SILENT_S = 90.0
+_LEAST_ROWS = 3
+_SHORTENED = frozenset({"modalities", "reason"})  # before any other column
+_OUT = frozenset({"absent", "late", "declined", "revoked"})
+_DONE = frozenset({"ready", "submitted", "unmasked", "contributed"})
+_PLAIN = ("planned", "training", "masked", "aggregating", "server training", "publishing", "done")
+_SECURE = (
+    "planned", "training", "advertise", "share", "masked", "consistency", "unmask",
+    "aggregating", "server training", "publishing", "done",
+)  # fmt: skip
+_STATES = {"running": "green", "completed": "green", "paused": "yellow", "aborted": "red", "failed": "red"}
+_HINT = "Ctrl-C stops watching and leaves the run alone"
+
+
+class Screen:
+    """A run as a picture.
+
+    Args:
+        view: As the coordinator sends it, as plain data.
+        now: Seconds since the epoch.
+        trouble: Why there is nothing newer, if so.
+        whole: Whether all sites are shown, however many, and no hints.
+    """
+
+    def __init__(self, view: dict[str, Any], *, now: float, trouble: str = "", whole: bool = False) -> None:
+        self._view, self._now, self._trouble, self._whole = view, now, trouble, whole
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it for the size that the window has."""
+        width = options.max_width
+        above, below = list(self._above(width)), list(self._below())
+        rows = len(self._view["round"]["participants"])
+        if not self._whole:
+            used = sum(len(console.render_lines(part, options.update(height=None))) for part in (*above, *below))
+            rows = max(_LEAST_ROWS, options.size.height - used - 4)  # a gap, the table's heading and rule, who is left
+        yield from above
+        yield from self._sites(width, rows)
+        yield from below
+
+    def _above(self, width: int) -> Iterator[RenderableType]:
+        view = self._view
+        yield heading(view)
+        if view["round"]["attempt"]:
+            yield progress(view, self._now, width)
+            if width >= MIDDLE:
+                yield strip(view)
+        if line := scores(view["cohort"]):
+            yield line
+
+    def _below(self) -> Iterator[RenderableType]:
+        view = self._view
+        for name, why in sorted(view["round"]["closed"].items()):
+            yield Text(f"segment {name} stays closed: {why}", style="yellow")
+        if lead := view["lead"]["activity"]:
+            yield Text(f"lead: {lead} {bar(view['lead']['done'], view['lead']['total'])}".rstrip())
+        if self._trouble:
+            yield Text(self._trouble, style="red")
+        if not self._whole:
+            yield Text(_HINT, style="dim")
+
+    def _sites(self, width: int, rows: int) -> Iterator[RenderableType]:
+        sites = self._view["round"]["participants"]
+        yield Text()
+        if not sites:
+            yield Text("no round is under way", style="dim")
+            return
+        first, left = sites, []
+        if len(sites) > rows:
+            ordered = sorted(sites, key=lambda site: (attention(site, self._now), site["site"]))
+            first, left = ordered[:rows], ordered[rows:]
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+        for name in _columns(width):
+            table.add_column(name, no_wrap=name not in _SHORTENED, overflow="ellipsis")
+        for site in first:
+            style = ("red", "yellow", "", "dim")[attention(site, self._now)]
+            cells = _cells(site, self._now)
+            table.add_row(*(Text(cells[name], style, no_wrap=True, overflow="ellipsis") for name in _columns(width)))
+        yield table
+        if left:
+            counted = Counter(site["state"] for site in left).most_common()
+            states = ", ".join(f"{count} {state}" for state, count in counted)
+            yield Text(f"and {len(left)} more: {states}", no_wrap=True, overflow="ellipsis")
+
+
+def standing(view: dict[str, Any]) -> str:
+    """Return the state of a run, `paused` included."""
+    return "paused" if view["paused"] and not view["ended"] else str(view["state"])
+
+
+def because(reason: str) -> str:
+    """Return a reason in brackets, if there is one."""
+    return f" ({reason})" if reason else ""
+
+
+def heading(view: dict[str, Any]) -> Text:
+    """Return run, method and state in one line."""
+    state = standing(view)
+    text = Text()
+    text.append(view["run"], style="bold")
+    text.append(f" ({view['method']}, {view['aggregation']}) ")
+    text.append(state, style=f"bold {_STATES.get(state, 'cyan')}")
+    text.append(because(view["reason"]))
+    return text
+
+
+def progress(view: dict[str, Any], now: float, width: int) -> Text:
+    """Return how far a run is, and how long its phase has taken and may take."""
+    current = view["round"]
+    attempt = f" attempt {current['attempt']}" if current["attempt"] > 1 else ""
+    done = current["round"] if current["phase"] == "done" else current["round"] - 1
+    text = Text(f"round {current['round']}/{view['rounds']}{attempt} ")
+    if width >= MIDDLE:
+        text.append(f"{_line(done, view['rounds'], _LONG_BAR)} ", style="green")
+    text.append(f"· {current['phase']}")
+    text.append(because(current["reason"]))
+    if view["ended"] or current["phase"] in {"done", "failed"}:
+        return text
+    spent = now - current["began"] - sum(part["seconds"] for part in current["durations"])
+    text.append(f" for {lasting(spent)}")
+    if current["seconds_left"]:
+        text.append(f", at most {lasting(current['seconds_left'])} more")
+    return text
+
+
+def strip(view: dict[str, Any]) -> Text:
+    """Return the phases of a round, with how long those took that are over."""
+    current = view["round"]
+    took = {part["phase"]: part["seconds"] for part in current["durations"]}
+    text = Text(overflow="fold")
+    for phase in _SECURE if view["aggregation"] == "secure" else _PLAIN:
+        if text:
+            text.append(" → ", style="dim")
+        if phase == current["phase"]:
+            text.append(phase, style="bold reverse")
+        elif phase in took:
+            text.append(f"{phase} {lasting(took[phase])}", style="green")
+        else:
+            text.append(phase, style="dim")
+    return text
+
+
+def scores(cohort: dict[str, Any]) -> Text | None:
+    """Return how well the last published model does; None while that is unknown."""
+    parts = []
+    if cohort["dice"]:
+        dice = " · ".join(f"{region} {value:.3f}" for region, value in sorted(cohort["dice"].items()))
+        parts.append(f"mean Dice of {cohort['sites']} sites: {dice}")
+    if cohort["lead_dice"]:
+        dice = " · ".join(f"{region} {value:.3f}" for region, value in sorted(cohort["lead_dice"].items()))
+        parts.append(f"lead: {dice}")
+    return Text(f"after round {cohort['round']}, " + "; ".join(parts)) if parts else None
+
+
+def attention(site: dict[str, Any], now: float) -> int:
+    """Return how much a site needs attention: 0 is out of the round, 1 is silent, 2 is waited for, 3 is done."""
+    if site["state"] in _OUT:
+        return 0
+    if site["state"] in _DONE:
+        return 3
+    return 1 if now - site["last_seen"] > _SILENT_S else 2
+
+
+def bar(done: int, total: int) -> str:
+    """Return progress as a bar of characters."""
+    return f"{_line(done, total, _BAR)} {done}/{total}" if total else ""
+
+
+def _line(done: int, total: int, length: int) -> str:
+    full = min(length, length * done // total) if total else 0
+    return f"{'━' * full}{'╌' * (length - full)}"
+
+
+def _columns(width: int) -> tuple[str, ...]:
+    if width >= WIDE:
+        return "site", "modalities", "state", "progress", "last seen", "reason"
+    if width >= MIDDLE:
+        return "site", "state", "progress", "last seen", "reason"
+    return "site", "state", "done", "reason"
+
+
+def _cells(site: dict[str, Any], now: float) -> dict[str, str]:
+    return {
+        "site": site["site"],
+        "modalities": ", ".join(site["modalities"]),
+        "state": site["state"],
+        "progress": bar(site["done"], site["total"]),
+        "done": f"{site['done']}/{site['total']}" if site["total"] else "",
+        "last seen": ago(site["last_seen"], now),
+        "reason": site["reason"],
+    }
