@@ -255,7 +255,7 @@ def _cohort(known: Known, state: RunState) -> CohortFacts:
 
 def _budget(known: Known) -> BudgetFacts | None:
     found = known.spending
-    if found is None:
+    if found is None or not found.used:
         return None
     budget = found.budget
     return BudgetFacts(

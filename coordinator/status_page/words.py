@@ -32,7 +32,7 @@ def moment(seconds: float | None, now: float) -> Moment | None:
     at = datetime.fromtimestamp(seconds, UTC)
     ahead = seconds - now
     relative = f"in {lasting(ahead)}" if ahead > 1 else "now" if ahead > -1 else f"{lasting(-ahead)} ago"
-    return Moment(iso=at.isoformat(timespec="seconds"), utc=f"{at:%Y-%m-%d %H:%M:%S} UTC", relative=relative)
+    return Moment(iso=at.isoformat(timespec="seconds"), utc=f"{at:%Y-%m-%d %H:%M} UTC", relative=relative)
 
 
 def lasting(seconds: float) -> str:

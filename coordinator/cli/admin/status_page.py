@@ -74,7 +74,7 @@ def certificate(out: _Out, identity: options.Identity) -> None:
     typer.echo(str(out))
     typer.echo(
         f"{loaded.identity} until {loaded.facts.not_after:%Y-%m-%d}. Import it into your browser: settings, privacy "
-        f"and security, certificates, your certificates. Trust its root, {loaded.trust.consortium}, for web sites. Then "
+        f"and security, certificates, your certificates. Trust its root for web sites. Then "
         f"remove {out}.",
         err=True,
     )
