@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -12,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from coordinator import admin_runs, retention
 from coordinator import events as ev
-from coordinator import retention
 from coordinator.keeping import keep
 from coordinator.local_blobs import LocalBlobs
 from coordinator.ports import Store
@@ -22,12 +23,13 @@ from coordinator.records import RoundRow, RunRow, TokenRow, TokenState
 from coordinator.retention import DAY_S, UPLOAD_S, Limits, forgettable, needed
 from coordinator.session import Stage, stage
 from coordinator.spool import Spool
-from coordinator.state import RunState, RunStatus, dump_run, load_round
+from coordinator.state import RunState, RunStatus, dump_round, dump_run, load_round
 from coordinator.store import open_store
 from coordinator.views import round_row_view
-from protos.terms import ArtefactRef, Phase
+from protos.terms import ArtefactRef, Phase, RoundId
 from tests.coordinator.memory_store import MemoryStore
 from tests.coordinator.runs_at_hand import POLICY, SITES, Scene, fresh, manifest, publication, ref
+from tests.coordinator.served import served
 
 ROW = RunRow(
     run="run", name="A run", method="fedmepd", created=1.0, ended=None, status="", configuration_toml="", state=""
@@ -260,6 +262,26 @@ def test_what_is_pruned_is_seen_in_outline() -> None:
     view = round_row_view(row)
     assert (view.round, view.attempt, view.reason, view.ended, view.pruned) == (1, 1, "quorum", 3.0, True)
     assert not view.participants
+
+
+def test_rounds_are_listed_page_by_page_and_pruned_ones_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin_runs, "_MOST_ROUNDS", 3)
+    scene = Scene().begin()
+    scene.publish(0)
+    assert scene.state.round is not None
+    with served(tmp_path) as federation:
+        with federation.store.transaction() as transaction:
+            transaction.put_run(replace(ROW, state=dump_run(scene.state)))
+            for number, attempt in ((1, 1), (2, 1), (2, 2), (3, 1), (4, 1), (5, 1), (6, 1)):
+                current = replace(scene.state.round, id=RoundId(run="run", round_number=number, attempt=attempt))
+                detail = "" if number < 4 else dump_round(current)
+                row = RoundRow(round=current.id, phase=Phase.DONE, began=1.0, ended=2.0, reason="", detail=detail)
+                transaction.put_round(row)
+        found = json.loads(federation.admin("rounds", "list", "run", "--json").out)
+        ids = [(one["round"], one["attempt"]) for one in found]
+        assert ids == [(1, 1), (2, 1), (2, 2), (3, 1), (4, 1), (5, 1), (6, 1)]
+        assert [one["pruned"] for one in found] == [True] * 4 + [False] * 3
+        assert "details removed by retention" in federation.admin("rounds", "show", "2", "--run", "run").out
 
 
 # -- by age, on real parts ---------------------------------------------------------------------------------------------
