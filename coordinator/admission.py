@@ -13,6 +13,7 @@ from fedmepd.layout import Layout
 from protos.terms import SegmentSlice, VectorManifest
 
 _WORD = 4
+_SAME = "check that site and coordinator run the same release"
 
 
 def check_manifest(manifest: VectorManifest, layout: Layout, own: Sequence[str], *, max_bytes: int) -> None:
@@ -29,7 +30,7 @@ def check_manifest(manifest: VectorManifest, layout: Layout, own: Sequence[str],
     """
     size = check_segments(manifest.segments, layout, own, max_bytes=max_bytes)
     if manifest.vector.size != size:
-        raise RefusedError(f"manifest: the vector has {manifest.vector.size} bytes, its segments {size}")
+        raise RefusedError(f"manifest: the vector has {manifest.vector.size} bytes, its segments {size}", cause="shape")
 
 
 def check_segments(segments: Sequence[SegmentSlice], layout: Layout, own: Sequence[str], *, max_bytes: int) -> int:
@@ -43,17 +44,19 @@ def check_segments(segments: Sequence[SegmentSlice], layout: Layout, own: Sequen
     if names != [segment.name for segment in wanted]:
         odd = next((name for name in names if name not in {s.name for s in wanted}), None)
         what = f"segment {odd!r} is not the site's" if odd else f"segments {names} are not those of the site"
-        raise RefusedError(f"manifest: {what}", remedy="check that site and coordinator run the same release")
+        raise RefusedError(f"manifest: {what}", remedy=_SAME, cause="shape")
     for announced, segment in zip(segments, wanted, strict=True):
         if announced.values != vector_length(segment):
             raise RefusedError(
                 f"manifest: segment {segment.name!r} has {announced.values} values, not {vector_length(segment)}",
-                remedy="check that site and coordinator run the same release",
+                remedy=_SAME,
+                cause="shape",
             )
     size = _WORD * sum(segment.values for segment in segments)
     if size > max_bytes:
         raise RefusedError(
             f"manifest: {size} bytes are more than this coordinator takes ({max_bytes})",
             remedy="raise coordinator.max_update_bytes",
+            cause="shape",
         )
     return size

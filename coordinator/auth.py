@@ -31,6 +31,7 @@ _OPERATORS = frozenset({Role.ADMIN, Role.OPERATOR})
 _ADMINS = frozenset({Role.ADMIN})
 _SITES = frozenset({Role.SITE})
 _CALLER: ContextVar[Identity] = ContextVar("caller")
+_OK = grpc.StatusCode.OK.name
 _CERTIFICATES = 1024  # as many are not parsed anew with every call
 
 ROLES: Mapping[str, frozenset[Role]] = {
@@ -98,6 +99,7 @@ class Guard(aio.ServerInterceptor):
         consortium: Certificates of others are refused.
         is_revoked: Whether a serial is revoked, now.
         now: The time; connections may outlive certificates.
+        called: Told of every call that was answered: its method and its status.
     """
 
     def __init__(
@@ -105,7 +107,9 @@ class Guard(aio.ServerInterceptor):
         consortium: str,
         is_revoked: Callable[[str], bool],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        called: Callable[[str, str], None] = lambda _, __: None,
     ) -> None:
+        self._called = called
         self._consortium, self._is_revoked, self._now = consortium, is_revoked, now
         self._handlers: dict[str, tuple[grpc.RpcMethodHandler[Any, Any], grpc.RpcMethodHandler[Any, Any]]] = {}
 
@@ -161,6 +165,22 @@ class Guard(aio.ServerInterceptor):
             yield request
             del request  # held no longer than until the next one comes
 
+    async def _abort(self, context: aio.ServicerContext[Any, Any], error: BaseException, method: str) -> None:
+        """End a call with the status of an error; what is internal is logged and not told."""
+        if isinstance(error, aio.AbortError):
+            raise error
+        if not isinstance(error, Exception):  # the caller hung up, or the service stops
+            self._called(method, grpc.StatusCode.CANCELLED.name)
+            raise error
+        known = status_of(error)
+        self._called(method, grpc.StatusCode.INTERNAL.name if known is None else known[0].name)
+        if known is None:
+            _log.error("internal error", method=method, exc_info=error)
+            await context.abort(grpc.StatusCode.INTERNAL, "the coordinator failed; its log says why")
+        else:
+            _log.info("refused", method=method, code=known[0].name, reason=known[1])
+            await context.abort(*known)
+
     def _wrapped(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
         """Return the handler with checks before it, on every message, and one way to fail."""
         behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
@@ -171,9 +191,12 @@ class Guard(aio.ServerInterceptor):
         async def unary(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
             try:
                 peer = self._enter(context, method)
-                return await behaviour(received(request, peer), context)
-            except Exception as error:  # noqa: BLE001  the boundary: everything becomes a status
-                await _abort(context, error, method)
+                reply = await behaviour(received(request, peer), context)
+            except BaseException as error:  # noqa: BLE001  the boundary: everything becomes a status
+                await self._abort(context, error, method)
+            else:
+                self._called(method, _OK)
+                return reply
 
         async def stream(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             try:
@@ -182,8 +205,10 @@ class Guard(aio.ServerInterceptor):
                     async for reply in replies:
                         self._again(peer, method)
                         yield reply
-            except Exception as error:  # noqa: BLE001  as above
-                await _abort(context, error, method)
+            except BaseException as error:  # noqa: BLE001  as above
+                await self._abort(context, error, method)
+            else:
+                self._called(method, _OK)
 
         return _like(handler, stream if handler.response_streaming else unary)
 
@@ -200,16 +225,3 @@ def _like(handler: grpc.RpcMethodHandler[Any, Any], behaviour: Any) -> grpc.RpcM
         behaviour, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
     )
     return made
-
-
-async def _abort(context: aio.ServicerContext[Any, Any], error: Exception, method: str) -> None:
-    """End a call with the status of an error; what is internal is logged and not told."""
-    if isinstance(error, aio.AbortError):
-        raise error
-    known = status_of(error)
-    if known is None:
-        _log.error("internal error", method=method, exc_info=error)
-        await context.abort(grpc.StatusCode.INTERNAL, "the coordinator failed; its log says why")
-    else:
-        _log.info("refused", method=method, code=known[0].name, reason=known[1])
-        await context.abort(*known)

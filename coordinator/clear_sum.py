@@ -40,10 +40,11 @@ class UnfitInputError(RefusedError):
     Args:
         site: Whose.
         problem: What is wrong with it.
+        cause: In one word.
     """
 
-    def __init__(self, site: str, problem: str) -> None:
-        super().__init__(f"the input of {site} is refused: {problem}")
+    def __init__(self, site: str, problem: str, *, cause: str = "shape") -> None:
+        super().__init__(f"the input of {site} is refused: {problem}", cause=cause)
         self.site = site
 
 
@@ -99,7 +100,7 @@ def _sum(segment: Segment, sources: Sequence[_Source], window: _Window) -> _Word
         if os.preadv(descriptor, [words.data], begin + WORD * start) != words.nbytes:
             raise UnfitInputError(site, "it ended early")
         if int(signed.max()) > most or int(signed.min()) < -most:
-            raise UnfitInputError(site, f"segment {segment.name!r} holds a value outside of its range")
+            raise UnfitInputError(site, f"segment {segment.name!r} holds a value outside of its range", cause="range")
         np.add(total, words, out=total)
     return total
 

@@ -19,6 +19,7 @@ from coordinator.budgets import Witness
 from coordinator.driver import Numbered
 from coordinator.errors import NotFoundError, RefusedError, StaleError
 from coordinator.instructions import with_heads
+from coordinator.monitoring.counters import Counters
 from coordinator.ports import BlobStore, Store
 from coordinator.reading import pieces
 from coordinator.runs import Runs
@@ -80,7 +81,12 @@ class SiteDesk:
         self._blobs, self._spool, self._admitted = blobs, spool, admitted
         self._max_update_bytes = max_update_bytes
         self._secure = SecureDesk(runs, max_update_bytes=max_update_bytes)
-        self._receiving = Succession()
+        self._receiving, self._counters = Succession(), runs.counters
+
+    @property
+    def counters(self) -> Counters:
+        """What is counted of what sites send."""
+        return self._counters
 
     # -- instructions and reports -----------------------------------------------------------------------------------
 
@@ -125,6 +131,8 @@ class SiteDesk:
         except RefusedError as error:
             await self._driver.tell(ev.SiteDeclined(site=site, round=report.round, reason=str(error)))
             raise
+        if isinstance(report.body, Declined):
+            self._counters.declined(report.body.cause)
         return await self._driver.tell(event, numbered)
 
     def _check_mode(self, report: Report) -> None:
@@ -216,6 +224,7 @@ class SiteDesk:
         """Check and keep an upload whose last byte is durable."""
         path = await asyncio.to_thread(self._spool.finish, site, ref)
         await asyncio.to_thread(self._keep, site, ref, path, round_id)
+        self._counters.whole(site, ref)
         return ref.size
 
     async def _receive(self, site: str, ref: ArtefactRef, chunks: AsyncIterator[Piece]) -> int:
@@ -235,12 +244,14 @@ class SiteDesk:
         loop, marked, size = asyncio.get_running_loop(), writer.reached, writer.ref.size
         following: Piece | None = first
         while following is not None:
+            size_now, before = len(following[1]), writer.reached
             writing = loop.run_in_executor(None, _write, writer, [following])
             following = None
             try:
                 following = await anext(chunks, None)
             finally:
                 await asyncio.shield(writing)
+                self._counters.came(site, writer.ref, size_now, grew=writer.reached > before)
             grew = writer.reached - marked >= min(CHUNK_BYTES, size - marked)
             self._driver.saw(site, progress=grew)  # bytes that came before are no progress
             marked = writer.reached if grew else marked
@@ -302,6 +313,7 @@ class SiteDesk:
         async with contextlib.aclosing(pieces(self._blobs, ref, offset)) as found:
             async for piece in found:
                 yield piece
+                self._counters.went(site, len(piece[1]))
                 self._driver.saw(site)
 
 

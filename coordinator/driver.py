@@ -175,6 +175,11 @@ class Driver:
         """The latest run."""
         return self._state
 
+    @property
+    def method(self) -> str:
+        """The method of the latest run; empty before the first."""
+        return "" if self._row is None else self._row.method
+
     def instruction(self, site: str) -> Instruction:
         """Return what a site is to do now."""
         now = self._clock()

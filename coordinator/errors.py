@@ -46,7 +46,17 @@ class ReplayError(CoordinatorError):
 
 
 class RefusedError(CoordinatorError):
-    """What was sent breaks the contract of the round (unknown segment, wrong length, out of range)."""
+    """What was sent breaks the contract of the round (unknown segment, wrong length, out of range).
+
+    Args:
+        problem: As above.
+        remedy: As above.
+        cause: In one word of those in `coordinator.monitoring.catalogue`.
+    """
+
+    def __init__(self, problem: str, *, remedy: str | None = None, cause: str = "other") -> None:
+        super().__init__(problem, remedy=remedy)
+        self.cause = cause
 
 
 class CorruptedError(CoordinatorError):

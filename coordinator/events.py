@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from coordinator.state import Publication, RoundState, Step, Terms
+from coordinator.state import FailureCause, Publication, RoundState, Step, Terms
 from protos.terms import ArtefactRef, RoundId, VectorManifest
 
 
@@ -135,6 +135,7 @@ class SettleFailed:
 
     round: RoundId
     reason: str
+    cause: FailureCause = FailureCause.OTHER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +175,7 @@ class SumFailed:
     round: RoundId
     reason: str
     sites: tuple[str, ...] = ()
+    cause: FailureCause = FailureCause.OTHER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,11 +200,13 @@ class LeadFailed:
         round_number: Which.
         reason: Why.
         final: Whether trying again cannot help; the run ends.
+        cause: Why, in one word.
     """
 
     round_number: int
     reason: str
     final: bool = False
+    cause: FailureCause = FailureCause.TRAINER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,14 +16,21 @@ import structlog
 from coordinator import events as ev
 from coordinator.artefacts import Artefacts
 from coordinator.budgets import Keeper
-from coordinator.errors import CoordinatorError
+from coordinator.errors import CoordinatorError, CorruptedError, NotFoundError, RefusedError, StorageError
 from coordinator.ports import LeadError, LeadFiles, SpentError
-from coordinator.state import Publication, RunState
+from coordinator.state import FailureCause, Publication, RunState
 from fedmepd.runspec import RunSpec
-from security.errors import SecurityError
+from security.errors import PrivacyError, SecureAggregationError, SecurityError, SmallCohortError
 
 _log = structlog.get_logger("coordinator.lead")
 _SHARERS = 4
+_CAUSES: tuple[tuple[tuple[type[Exception], ...], FailureCause], ...] = (
+    ((SpentError, PrivacyError), FailureCause.PRIVACY),
+    ((LeadError,), FailureCause.TRAINER),
+    ((SmallCohortError,), FailureCause.COHORT),
+    ((RefusedError, CorruptedError, SecureAggregationError), FailureCause.INPUT),
+    ((StorageError, NotFoundError, OSError), FailureCause.STORAGE),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +60,9 @@ class LeadParts:
         except Exception as error:  # noqa: BLE001  the round ends, the service does not
             _log.error("the lead's part failed", round=effect.round_number, exc_info=error)
             final = isinstance(error, SpentError)
-            return ev.LeadFailed(round_number=effect.round_number, reason=public_reason(error), final=final)
+            cause = cause_of(error, FailureCause.TRAINER)
+            told = public_reason(error)
+            return ev.LeadFailed(round_number=effect.round_number, reason=told, final=final, cause=cause)
         self._made[state.run, effect.round_number] = made
         return ev.LeadTrained(round_number=effect.round_number)
 
@@ -65,7 +74,8 @@ class LeadParts:
             )
         except Exception as error:  # noqa: BLE001  as above
             _log.error("the lead's files cannot be published", exc_info=error)
-            return ev.LeadFailed(round_number=effect.round_number, reason=public_reason(error))
+            cause = cause_of(error, FailureCause.TRAINER)
+            return ev.LeadFailed(round_number=effect.round_number, reason=public_reason(error), cause=cause)
 
     def _published(self, run: str, known: Publication | None, round_number: int) -> Publication:
         made, files = self._made.pop((run, round_number)), self.files
@@ -81,6 +91,14 @@ class LeadParts:
             samples=made.samples,
             scores=made.cohort,
         )
+
+
+def cause_of(error: Exception, otherwise: FailureCause = FailureCause.OTHER) -> FailureCause:
+    """Return in one word why something of a round failed."""
+    for kinds, cause in _CAUSES:
+        if isinstance(error, kinds):
+            return cause
+    return otherwise
 
 
 def public_reason(error: Exception) -> str:

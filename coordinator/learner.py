@@ -20,7 +20,7 @@ import structlog
 
 from coordinator.config import Config
 from coordinator.events import TrainLead
-from coordinator.ports import History, LeadError, LeadFiles
+from coordinator.ports import History, LeadError, LeadFiles, TrainerProcess
 from coordinator.state import CohortScores
 from fedmepd import durable
 from fedmepd.errors import JobFailedError, WorkerDiedError
@@ -51,6 +51,7 @@ class LeadTrainer:
         self._worker = WorkerProcess(command, environment, log_path=self._log, on_progress=self._on_progress)
         self._activity = ("idle", 0, 0)
         self._closed, self._heard = 0, 0.0
+        self._deaths, self._lost = 0, False
 
     async def part(self, spec: Path, part: TrainLead, sum_path: Path | None) -> LeadFiles:
         """Do the lead's part of a round (see `ports.Lead`)."""
@@ -101,6 +102,11 @@ class LeadTrainer:
         """Return what the lead is doing."""
         return self._activity
 
+    def process(self) -> TrainerProcess:
+        """Return how the worker's process is."""
+        up, busy = self._worker.pid is not None, self._activity[0] != "idle"
+        return TrainerProcess(up=up, busy=busy, deaths=self._deaths, lost=self._lost)
+
     def _job(self, run: Mapping[str, Any]) -> dict[str, Any]:
         lead, compute = self._config.lead, self._config.compute
         member = {"id": SERVER_ID, "cohort": str(lead.cohort), "layout": lead.layout}
@@ -125,15 +131,20 @@ class LeadTrainer:
         try:
             for attempt in range(1, _TRIES + 1):
                 try:
-                    return await self._watched(asyncio.wrap_future(self._worker.submit(job, **arguments)))
+                    done = await self._watched(asyncio.wrap_future(self._worker.submit(job, **arguments)))
                 except JobFailedError as error:  # its words may name files of patients: they stay in the trainer's log
                     _log.warning("the lead's trainer refused", job=job, reason=str(error))
                     raise LeadError(f"{error.kind} in its {job} job; {self._log} says more") from error
                 except WorkerDiedError as error:
                     _log.warning("the lead's trainer died", job=job, attempt=attempt, reason=str(error))
                     status = error.status
+                    self._deaths += int(self._closed == closed)  # not those that we have ended
+                else:
+                    self._lost = False
+                    return done
                 if self._closed != closed:
                     break
+            self._lost = self._closed == closed
             raise LeadError(f"its process ended with status {status}; {self._log} says more")
         finally:
             self._activity = ("idle", 0, 0)

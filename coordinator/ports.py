@@ -246,6 +246,23 @@ class LeadFiles:
     cohort: CohortScores = field(default_factory=CohortScores)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerProcess:
+    """How the lead's worker process is.
+
+    Attributes:
+        up: Whether it runs; it is started when it is needed.
+        busy: Whether it has a job.
+        deaths: Times that it died in a job, since the service started.
+        lost: Whether it died in its last job every time that it was begun.
+    """
+
+    up: bool = False
+    busy: bool = False
+    deaths: int = 0
+    lost: bool = False
+
+
 class LeadError(Exception):
     """The lead could not do its part; the message says why, for the operator."""
 
@@ -290,6 +307,9 @@ class Lead(Protocol):
 
     def activity(self) -> tuple[str, int, int]:
         """Return what it is doing, steps done and steps in all."""
+
+    def process(self) -> TrainerProcess:
+        """Return how its process is; any thread may ask."""
 
 
 class RunControl(Protocol):

@@ -26,7 +26,7 @@ from coordinator.clear_sum import UnfitInputError
 from coordinator.driver import Driver
 from coordinator.errors import ConflictError, NotFoundError
 from coordinator.journal import record
-from coordinator.lead_parts import LeadParts, public_reason
+from coordinator.lead_parts import LeadParts, cause_of, public_reason
 from coordinator.persistence import persist
 from coordinator.policy import Policy
 from coordinator.ports import BlobStore, LeadError, Members, Store, Summation
@@ -71,6 +71,7 @@ class Runs:
         pruner: Pruner,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.counters = keeper.counters
         self._store, self._blobs, self._lead = store, blobs, keeper.lead
         self._scratch = scratch = pruner.scratch
         self._summing = Summing(store=store, blobs=blobs, clear=summation, scratch=scratch)
@@ -239,6 +240,7 @@ class Runs:
         elif isinstance(effect, ev.PublishLead):
             self._spawn(self._publish(state, effect))
         elif isinstance(effect, ev.RoundEnded):
+            self.counters.ended(effect.record)
             self._spawn(self._tidy(state, effect))
         elif isinstance(effect, ev.StopLead):
             self._spawn(self._finish(state))
@@ -262,7 +264,7 @@ class Runs:
             event: ev.Event = ev.Settled(round=effect.round, terms=terms)
         except Exception as error:  # noqa: BLE001  the round ends, the service does not
             _log.error("secure aggregation cannot begin", exc_info=error)
-            event = ev.SettleFailed(round=effect.round, reason=public_reason(error))
+            event = ev.SettleFailed(round=effect.round, reason=public_reason(error), cause=cause_of(error))
         if self._is_latest(state):
             await self.driver.insist(event)
 
@@ -272,11 +274,13 @@ class Runs:
                 lambda: self._summed(state, board, effect), wanted=lambda: self._is_summing(effect), what="the sum"
             )
         except UnfitInputError as error:
+            self.counters.refuse(error)
             event = ev.SumRefused(round=effect.round, site=error.site, reason=str(error))
         except Exception as error:  # noqa: BLE001  the round ends, the service does not
             _log.error("the sum failed", exc_info=error)
             guilty = error.sites if isinstance(error, OpeningError) else ()
-            event = ev.SumFailed(round=effect.round, reason=public_reason(error), sites=guilty)
+            told = public_reason(error)
+            event = ev.SumFailed(round=effect.round, reason=told, sites=guilty, cause=cause_of(error))
         if self._is_latest(state):
             await self.driver.insist(event)
 

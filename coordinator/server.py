@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from grpc import aio
@@ -22,11 +24,13 @@ from coordinator.blobs import open_blobs
 from coordinator.budgets import Custody, Keeper, Witness
 from coordinator.budgets.notes import Notes
 from coordinator.clear_sum import ClearSummation
-from coordinator.config import Config
+from coordinator.config import Config, Metrics
 from coordinator.desk import SiteDesk
 from coordinator.enrolment import Enrolment
-from coordinator.errors import ConfigError
-from coordinator.ports import Lead
+from coordinator.errors import ConfigError, CoordinatorError
+from coordinator.monitoring.counters import Counters
+from coordinator.monitoring.health import Things
+from coordinator.ports import BlobStore, Lead, Store
 from coordinator.pruning import Pruner
 from coordinator.registry import Registry
 from coordinator.retention import Limits
@@ -35,6 +39,7 @@ from coordinator.servicer import Federation, add_federation
 from coordinator.spool import Spool
 from coordinator.status_page import Contexts, Door, Reader, StatusPage
 from coordinator.store import open_store
+from coordinator.store.address import parse, sqlite_path
 from coordinator.tls import ServerCredentials
 from protos.terms import MAX_MESSAGE_BYTES
 from protos.v1.admin_pb2_grpc import add_AdminServicer_to_server
@@ -42,9 +47,13 @@ from protos.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
 from security.folders import IdentityFolder, IssuerFolder
 from security.privacy.terms import Budget
 
+if TYPE_CHECKING:
+    from coordinator.monitoring.endpoint import Monitor
+
 _log = structlog.get_logger("coordinator.server")
 _GRACE_S = 2.0
 _RENEWAL_CHECK_S = 600.0
+_REREAD_S = 60.0
 _WINDOW_BYTES = 4 << 20
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -72,6 +81,8 @@ class Coordinator:
         registry: Members.
         credentials: TLS.
         addresses: Where it listens: members, newcomers.
+        metrics: Where metrics and health are told; None for nowhere.
+        monitor: What is told there.
         status_page: Where the status page is; None where there is none.
     """
 
@@ -79,6 +90,8 @@ class Coordinator:
     registry: Registry
     credentials: ServerCredentials
     addresses: tuple[str, str | None]
+    metrics: str | None = None
+    monitor: Monitor | None = None
     status_page: str | None = None
 
 
@@ -108,8 +121,11 @@ async def serve(
         made = await _open(config, lead, passphrase, clock, stack)
         renewal = asyncio.create_task(_renew(made, config, passphrase, clock))
         stack.callback(renewal.cancel)
+        reading = asyncio.create_task(_reread(made.registry))
+        stack.callback(reading.cancel)
         ready(made)
-        _log.info("serving", members=made.addresses[0], newcomers=made.addresses[1], status_page=made.status_page)
+        places = {"members": made.addresses[0], "newcomers": made.addresses[1]}
+        _log.info("serving", **places, metrics=made.metrics, status_page=made.status_page)
         await until.wait()
         _log.info("stopping")
 
@@ -135,10 +151,11 @@ async def _open(
         min_free_bytes=config.coordinator.min_free_bytes,
     )
     limits = Limits(rounds=config.retention.rounds, days=config.retention.days)
+    counters = Counters(clock)
     runs = Runs(
         store=store,
         blobs=blobs,
-        keeper=Keeper(custody, lead, notes),
+        keeper=Keeper(custody, lead, notes, counters=counters),
         summation=ClearSummation(),
         members=registry,
         pruner=Pruner(store=store, blobs=blobs, scratch=data / "scratch", uploads=spool, limits=limits, clock=clock),
@@ -155,7 +172,8 @@ async def _open(
         witness=Witness(custody, notes, registry.signed_list),
     )
     consortium = credentials.loaded.identity.consortium
-    members = aio.server(interceptors=[Guard(consortium, registry.is_revoked)], options=_OPTIONS)
+    guard = Guard(consortium, registry.is_revoked, called=counters.called)
+    members = aio.server(interceptors=[guard], options=_OPTIONS)
     federation = Federation(
         desk=desk, consortium=consortium, renew=registry.renew, membership=registry.membership, clock=clock
     )
@@ -166,14 +184,65 @@ async def _open(
     add_AdminServicer_to_server(admin, members)
     await runs.open()
     address = await _listen(members, config.coordinator.listen, credentials.for_members(), stack)
-    newcomers = await _listen_to_newcomers(config, registry, credentials, consortium, stack)
-    return Coordinator(
+    newcomers = await _listen_to_newcomers(config, registry, credentials, guard, stack)
+    made = Coordinator(
         runs=runs,
         registry=registry,
         credentials=credentials,
         addresses=(address, newcomers),
         status_page=None if page is None else page.address,
     )
+    if config.metrics.listen:
+        things = _things(config, store, blobs, credentials, lead, clock)
+        _expose(made, config.metrics, things, custody, stack)
+    return made
+
+
+def _things(
+    config: Config,
+    store: Store,
+    blobs: BlobStore,
+    credentials: ServerCredentials,
+    lead: Lead,
+    clock: Callable[[], float],
+) -> Things:
+    """Return what monitoring looks at."""
+    kind, separator, rest = config.blobs_url.partition("://")
+    local = {"blobs": Path(rest if separator else kind)} if kind == "file" or not separator else {}
+    return Things(
+        store=store,
+        database=sqlite_path(parse(config.database_url)),
+        blobs=blobs,
+        credentials=credentials,
+        lead=lead,
+        folders={"data": config.coordinator.data, **local},
+        reserve=config.coordinator.min_free_bytes,
+        clock=clock,
+    )
+
+
+def _expose(made: Coordinator, settings: Metrics, things: Things, custody: Custody, stack: AsyncExitStack) -> None:
+    """Serve metrics and health.
+
+    Raises:
+        ConfigError: If the port is taken, or a certificate cannot be used.
+    """
+    from coordinator.monitoring.collector import Sources
+    from coordinator.monitoring.endpoint import Monitor  # loads prometheus_client
+
+    runs, registry = made.runs, made.registry
+    sources = Sources(
+        driver=runs.driver,
+        counters=runs.counters,
+        registry=registry,
+        spending=custody.spending,
+        clock=things.clock,
+    )
+    made.monitor = Monitor(things, sources)
+    endpoint = made.monitor.exposition(settings)
+    beating = asyncio.create_task(made.monitor.beat())
+    stack.callback(beating.cancel)
+    made.metrics = stack.enter_context(endpoint).address
 
 
 def _custody(config: Config, credentials: ServerCredentials, notes: Notes, clock: Callable[[], float]) -> Custody:
@@ -204,11 +273,11 @@ def _status_page(
 
 
 async def _listen_to_newcomers(
-    config: Config, registry: Registry, credentials: ServerCredentials, consortium: str, stack: AsyncExitStack
+    config: Config, registry: Registry, credentials: ServerCredentials, guard: Guard, stack: AsyncExitStack
 ) -> str | None:
     if not config.coordinator.enrolment:
         return None
-    server = aio.server(interceptors=[Guard(consortium, registry.is_revoked)], options=_OPTIONS)
+    server = aio.server(interceptors=[guard], options=_OPTIONS)
     add_EnrolmentServicer_to_server(Enrolment(registry), server)
     return await _listen(server, config.coordinator.enrolment, credentials.for_newcomers(), stack)
 
@@ -240,6 +309,16 @@ async def _renew(made: Coordinator, config: Config, passphrase: bytes | None, cl
         except Exception as error:  # noqa: BLE001  a full disk today must not end renewals for good
             _log.error("the certificate cannot be renewed", reason=str(error), exc_info=error)
         await asyncio.sleep(_RENEWAL_CHECK_S)
+
+
+async def _reread(registry: Registry) -> None:
+    """Take up what other processes change of members and revocations: commands write the same database."""
+    while True:
+        await asyncio.sleep(_REREAD_S)
+        try:
+            await asyncio.to_thread(registry.refresh)
+        except CoordinatorError as error:
+            _log.warning("members and revocations cannot be read anew", reason=str(error))
 
 
 def _renew_now(made: Coordinator, folder: IdentityFolder, passphrase: bytes | None, now: datetime) -> None:

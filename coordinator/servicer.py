@@ -74,9 +74,10 @@ class Federation(FederationServicer):
 
     async def Report(self, request: messages.ReportRequest, context: Context) -> messages.ReportReply:  # noqa: N802
         """Take a numbered report."""
-        report = codec.decode_report(request)
-        digest = body_hash(request.SerializeToString(deterministic=True))
-        return codec.encode_report_reply(await self._desk.report(caller(context).id, report, body_sha256=digest))
+        with self._desk.counters.judging():
+            report = codec.decode_report(request)
+            digest = body_hash(request.SerializeToString(deterministic=True))
+            return codec.encode_report_reply(await self._desk.report(caller(context).id, report, body_sha256=digest))
 
     async def UploadOffset(  # noqa: N802
         self, request: messages.UploadOffsetRequest, context: Context
@@ -89,12 +90,13 @@ class Federation(FederationServicer):
         self, request_iterator: AsyncIterator[bytes], context: Context
     ) -> messages.UploadReply:
         """Take an upload."""
-        first = await anext(request_iterator, None)
-        if first is None:
-            raise RefusedError("an upload begins with the artefact that it brings")
-        ref = codec.decode_upload_start(codec.parse_upload_message(first))
-        chunks = _chunks(request_iterator, ref)
-        return messages.UploadReply(offset=await self._desk.upload(caller(context).id, ref, chunks))
+        with self._desk.counters.judging():
+            first = await anext(request_iterator, None)
+            if first is None:
+                raise RefusedError("an upload begins with the artefact that it brings", cause="malformed")
+            ref = codec.decode_upload_start(codec.parse_upload_message(first))
+            chunks = _chunks(request_iterator, ref)
+            return messages.UploadReply(offset=await self._desk.upload(caller(context).id, ref, chunks))
 
     async def Download(  # type: ignore[override]  # noqa: N802  likewise
         self, request: common.DownloadRequest, context: Context

@@ -39,6 +39,20 @@ class SiteStatus(StrEnum):
         return self in (SiteStatus.ABSENT, SiteStatus.LATE, SiteStatus.DECLINED, SiteStatus.REVOKED)
 
 
+class FailureCause(StrEnum):
+    """Why an attempt at a round failed, in one word of a few; its reason says more."""
+
+    QUORUM = "quorum"
+    COHORT = "cohort"
+    DEADLINE = "deadline"
+    INPUT = "input"
+    TRAINER = "trainer"
+    PRIVACY = "privacy"
+    STORAGE = "storage"
+    ABORTED = "aborted"
+    OTHER = "other"
+
+
 AWAITED: Mapping[Phase, tuple[SiteStatus, ...]] = {
     Phase.ADVERTISE: (SiteStatus.READY,),
     Phase.SHARE: (SiteStatus.ADVERTISED,),
@@ -125,6 +139,7 @@ class RoundState:
         closed: Why segments stayed closed.
         discarded: A sum that was opened and could not be applied.
         reason: Why the round failed or will fail; empty otherwise.
+        cause: The same in one word; None otherwise, and in attempts of older releases.
         durations: Seconds of the phases that are over.
     """
 
@@ -146,6 +161,7 @@ class RoundState:
     closed: dict[str, str] = field(default_factory=dict)
     discarded: ArtefactRef | None = None
     reason: str = ""
+    cause: FailureCause | None = None
     durations: dict[int, float] = field(default_factory=dict)
 
     def participant(self, site: str) -> Participant | None:

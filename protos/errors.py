@@ -32,5 +32,9 @@ class MalformedMessageError(ProtocolError):
     """
 
 
+class NotFiniteError(MalformedMessageError):
+    """A number in a message is not one: NaN or infinite."""
+
+
 class VersionError(ProtocolError):
     """The two ends have no version of the protocol in common; the remedy says what to install."""

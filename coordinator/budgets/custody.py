@@ -40,6 +40,8 @@ class Spending:
         unbounded: Whether no finite epsilon holds, whatever was spent.
         debits: What was charged, by mechanism.
         releases: What left, by mechanism.
+        used: Whether there ever was a budget or a debit.
+        entries: Entries of the ledger.
     """
 
     budget: Budget | None
@@ -47,6 +49,8 @@ class Spending:
     unbounded: bool
     debits: dict[str, int]
     releases: dict[str, int]
+    used: bool
+    entries: int
 
 
 class Custody:
@@ -201,6 +205,8 @@ class Custody:
                 unbounded=ledger.unbounded,
                 debits=dict(Counter(debit.claim.mechanism for debit in debits)),
                 releases=dict(Counter(debit.claim.mechanism for debit in debits if debit.released is not None)),
+                used=ledger.ever_used,
+                entries=ledger.head().sequence + 1,
             )
 
     def heads(self) -> tuple[Head, ...]:

@@ -22,6 +22,7 @@ from coordinator.budgets.custody import Custody
 from coordinator.budgets.notes import Notes
 from coordinator.errors import ConfigError
 from coordinator.events import TrainLead
+from coordinator.monitoring.counters import Counters
 from coordinator.ports import Lead, LeadError, LeadFiles, SpentError
 from fedmepd.runspec import RunSpec
 from security.errors import BudgetError, PrivacyError
@@ -57,10 +58,19 @@ class Keeper:
         lead: Knows the patients, and computes what histories come to.
         notes: Audit records.
         patience_s: How long the start of a run may wait for the lead.
+        counters: Of what happens in the service; its own if None.
     """
 
-    def __init__(self, custody: Custody, lead: Lead, notes: Notes, *, patience_s: float = _PATIENCE_S) -> None:
-        self.lead = lead
+    def __init__(
+        self,
+        custody: Custody,
+        lead: Lead,
+        notes: Notes,
+        *,
+        patience_s: float = _PATIENCE_S,
+        counters: Counters | None = None,
+    ) -> None:
+        self.lead, self.counters = lead, counters or Counters()
         self._custody, self._notes, self._patience_s = custody, notes, patience_s
         self._patients: dict[str, int] = {}
 
@@ -82,6 +92,7 @@ class Keeper:
             except (TimeoutError, LeadError):
                 return (*warnings_of(spec, budget), NOT_YET)
         except (ConfigError, PrivacyError) as error:
+            self._count_refusal(spec, error)
             await self._notes.write("refused", spec.run_id, "refused", actor=actor, reason=str(error))
             raise ConfigError(error.problem, remedy=error.remedy) from error
         return warnings_of(spec, budget)
@@ -103,6 +114,7 @@ class Keeper:
             self._custody.check_not_stopped()
             return await self._charged(spec, spec_path, spec_sha256, part)
         except (BudgetError, ConfigError) as error:
+            self._count_refusal(spec, error)
             await self._notes.write("refused", spec.run_id, "refused", reason=str(error))
             raise SpentError(str(error)) from error
         except PrivacyError as error:
@@ -131,6 +143,10 @@ class Keeper:
         except PrivacyError as error:
             raise LeadError(str(error)) from error
 
+    def _count_refusal(self, spec: RunSpec, error: Exception) -> None:
+        if isinstance(error, BudgetError):
+            self.counters.overspent("anchors" if spec.plan.privacy.server is None else "training")
+
     # -- before a part ----------------------------------------------------------------------------------------------
 
     async def _charged(self, spec: RunSpec, spec_path: Path, spec_sha256: str, part: TrainLead) -> Charged:
@@ -154,6 +170,7 @@ class Keeper:
         except BudgetError as error:
             if not may_freeze:
                 raise
+            self.counters.overspent(claim.mechanism)
             _log.error("the privacy budget is spent: anchors stay as they are", run=claim.run, reason=str(error))
             await self._note(claim, "frozen", "refused", reason=str(error))
             return False

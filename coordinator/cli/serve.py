@@ -63,7 +63,8 @@ def serve(config: _Config = Path("coordinator.toml")) -> None:
         from fedmepd.durable import write_text
 
         members, newcomers = made.addresses
-        places = {"members": members, "newcomers": newcomers, "status_page": made.status_page}
+        places = {"members": members, "newcomers": newcomers}
+        places |= {"metrics": made.metrics, "status_page": made.status_page}
         write_text(settings.coordinator.data / "addresses.json", json.dumps(places))
         return_memory()
 

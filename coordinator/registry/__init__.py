@@ -56,6 +56,16 @@ class Registry:
         """The issuer's certificate in PEM form."""
         return join_bundle([self._office.issuer.certificate])
 
+    @property
+    def issuer_expires(self) -> datetime:
+        """When the issuer's certificate expires."""
+        return self._office.issuer.certificate.not_valid_after_utc
+
+    @property
+    def read_at(self) -> float:
+        """When the database last said who is revoked and listed."""
+        return self._office.read_at
+
     def refresh(self) -> None:
         """Take up what another process changed in the database."""
         self._office.refresh()

@@ -75,6 +75,7 @@ class Office:
         trust: The consortium's anchors.
         clock: Seconds since the epoch.
         standing: What is asked at every call.
+        read_at: When the database last said so.
     """
 
     store: Store
@@ -82,6 +83,7 @@ class Office:
     trust: Trust
     clock: Callable[[], float]
     standing: Standing = field(default_factory=Standing)
+    read_at: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -100,7 +102,7 @@ class Office:
     def refresh(self) -> None:
         """Read again what is asked at every call."""
         with self._lock, self.store.transaction() as transaction:
-            self.standing = _standing(transaction)
+            self.standing, self.read_at = _standing(transaction), self.clock()
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -136,7 +138,7 @@ class Office:
                     if work.recorded:
                         self._record(transaction, actor, work.action, subject, "accepted", said)
                     standing = _standing(transaction)
-                self.standing = standing  # durable now, and nobody has changed it since
+                self.standing, self.read_at = standing, self.clock()  # durable now, nobody has changed it since
         except StorageError:
             raise
         except (CoordinatorError, SecurityError) as error:

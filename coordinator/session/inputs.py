@@ -7,7 +7,7 @@ from dataclasses import replace
 from coordinator import events as ev
 from coordinator.session import rounds, secure
 from coordinator.session.turn import Answer, Turn, missing
-from coordinator.state import AWAITED, SiteStatus
+from coordinator.state import AWAITED, FailureCause, SiteStatus
 from protos.terms import Phase
 
 
@@ -48,7 +48,8 @@ def close(turn: Turn) -> None:
         return
     survivors = current.sites(SiteStatus.SUBMITTED)
     if len(survivors) < needed:
-        rounds.fail(turn, f"{len(survivors)} sites submitted, {needed} are needed ({missing(current)})")
+        told = f"{len(survivors)} sites submitted, {needed} are needed ({missing(current)})"
+        rounds.fail(turn, told, rounds.too_few(turn))
         return
     if current.phase is Phase.MASKED:
         turn.enter(Phase.AGGREGATING)
@@ -78,7 +79,7 @@ def refused(turn: Turn, event: ev.SumRefused) -> None:
     if event.round != turn.round.id:
         return
     if turn.state.secure:
-        rounds.fail(turn, f"the inputs could not be added up: {event.reason}")
+        rounds.fail(turn, f"the inputs could not be added up: {event.reason}", FailureCause.INPUT)
         return
     turn.out(event.site, SiteStatus.DECLINED, event.reason)
     close(turn)
@@ -89,4 +90,4 @@ def failed(turn: Turn, event: ev.SumFailed) -> None:
     if event.round == turn.round.id:
         for site in event.sites:
             rounds.suspend(turn, site, event.reason)
-        rounds.fail(turn, f"the inputs could not be added up: {event.reason}")
+        rounds.fail(turn, f"the inputs could not be added up: {event.reason}", event.cause)

@@ -43,7 +43,8 @@ def published(turn: Turn, event: ev.Published) -> None:
         return
     if current.sum is not None:
         turn.state = replace(turn.state, previous=tuple(sorted(current.contributing)))
-    rounds.end_round(turn, Phase.FAILED if current.reason else Phase.DONE, current.reason, event.publication)
+    phase = Phase.FAILED if current.reason else Phase.DONE
+    rounds.end_round(turn, phase, current.reason, current.cause, event.publication)
     rounds.go_on(turn, failed=bool(current.reason), number=current.id.round_number + 1, attempt=1)
 
 
@@ -55,17 +56,17 @@ def failed(turn: Turn, event: ev.LeadFailed) -> None:
     reason = f"the server's training failed: {event.reason}"
     turn.note("round.fail", str(current.id.round_number), "failed", reason=reason)
     if event.final:
-        rounds.end_round(turn, Phase.FAILED, reason)
+        rounds.end_round(turn, Phase.FAILED, reason, event.cause)
         rounds.end_run(turn, RunStatus.FAILED, reason)
         return
     if not current.spent:
-        rounds.end_round(turn, Phase.FAILED, reason)
+        rounds.end_round(turn, Phase.FAILED, reason, event.cause)
         rounds.go_on(turn, failed=True, number=current.id.round_number, attempt=current.id.attempt + 1)
         return
     if current.sum is None:  # also without a sum: it counts as a failed round
         turn.state = replace(turn.state, failures=turn.state.failures + 1)
     if turn.state.failures >= turn.state.policy.failed_rounds:
-        rounds.end_round(turn, Phase.FAILED, reason)
+        rounds.end_round(turn, Phase.FAILED, reason, event.cause)
         rounds.give_up(turn)
         return
-    rounds.go_on_alone(turn, current.reason or reason)
+    rounds.go_on_alone(turn, current.reason or reason, current.cause or event.cause)

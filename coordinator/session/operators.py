@@ -7,7 +7,7 @@ from dataclasses import replace
 from coordinator import events as ev
 from coordinator.session import inputs, rounds, secure, training
 from coordinator.session.turn import Answer, Turn
-from coordinator.state import AWAITED, RunStatus, SiteStatus
+from coordinator.state import AWAITED, FailureCause, RunStatus, SiteStatus
 from protos.terms import Phase
 
 
@@ -68,7 +68,7 @@ def resumed(turn: Turn, _: ev.Resumed) -> None:
 def aborted(turn: Turn, event: ev.Aborted) -> None:
     """End the run."""
     if turn.state.round is not None and not turn.round.phase.terminal:
-        rounds.end_round(turn, Phase.FAILED, "the run was aborted")
+        rounds.end_round(turn, Phase.FAILED, "the run was aborted", FailureCause.ABORTED)
     rounds.end_run(turn, RunStatus.ABORTED, event.reason)
 
 

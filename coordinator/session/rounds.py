@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from coordinator import events as ev
 from coordinator.session.turn import Turn
-from coordinator.state import Participant, Publication, RoundState, RunStatus, SiteStatus
+from coordinator.state import FailureCause, Participant, Publication, RoundState, RunStatus, SiteStatus
 from protos.terms import Phase, RoundId
 
 
@@ -44,7 +44,7 @@ def suspend(turn: Turn, site: str, reason: str) -> None:
         turn.note("site.suspended", site, "suspended", reason=reason)
 
 
-def fail(turn: Turn, reason: str) -> None:
+def fail(turn: Turn, reason: str, cause: FailureCause) -> None:
     """Give up this attempt: try again, or let the lead do its epoch alone and go on.
 
     Once sites may have sent masked input, no other attempt asks for it again (SPEC 11.5).
@@ -52,31 +52,39 @@ def fail(turn: Turn, reason: str) -> None:
     current = turn.round
     turn.note("round.fail", str(current.id.round_number), "failed", reason=reason, attempt=str(current.id.attempt))
     if current.id.attempt <= turn.state.policy.retries and not current.spent:
-        end_round(turn, Phase.FAILED, reason)
+        end_round(turn, Phase.FAILED, reason, cause)
         plan(turn, current.id.round_number, current.id.attempt + 1)
         return
-    go_on_alone(turn, reason)
+    go_on_alone(turn, reason, cause)
 
 
-def go_on_alone(turn: Turn, reason: str) -> None:
+def too_few(turn: Turn) -> FailureCause:
+    """Return why too few sites are left: some were late, or they are not there."""
+    return FailureCause.DEADLINE if turn.round.sites(SiteStatus.LATE) else FailureCause.QUORUM
+
+
+def go_on_alone(turn: Turn, reason: str, cause: FailureCause | None) -> None:
     """Let the lead do its part without a sum; the round is then over as failed."""
     without = tuple(
         replace(known, status=SiteStatus.SUBMITTED) if known.status is SiteStatus.CONTRIBUTED else known
         for known in turn.round.participants
     )
     discarded = turn.round.sum or turn.round.discarded
-    turn.put(replace(turn.round, reason=reason, discarded=discarded, sum=None, contributors={}, participants=without))
+    alone = replace(turn.round, reason=reason, cause=cause, discarded=discarded, sum=None)
+    turn.put(replace(alone, contributors={}, participants=without))
     if turn.round.phase is not Phase.SERVER_TRAINING:
         turn.enter(Phase.SERVER_TRAINING)
     turn.effects.append(lead_of(turn.round))
 
 
-def end_round(turn: Turn, phase: Phase, reason: str, publication: Publication | None = None) -> None:
+def end_round(
+    turn: Turn, phase: Phase, reason: str, cause: FailureCause | None, publication: Publication | None = None
+) -> None:
     """Close a round's record."""
     superseded = turn.state.published if publication is not None else None
     if publication is not None:
         turn.state = replace(turn.state, published=publication)
-    turn.put(replace(turn.round, reason=reason))
+    turn.put(replace(turn.round, reason=reason, cause=cause))
     turn.enter(phase)
     current = turn.round
     turn.effects.append(ev.RoundEnded(record=current, publication=publication, superseded=superseded))

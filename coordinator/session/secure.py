@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from coordinator import events as ev
 from coordinator.session import demands, rounds
 from coordinator.session.turn import Answer, Turn, missing, words_of
-from coordinator.state import AWAITED, Participant, SiteStatus, Step
+from coordinator.state import AWAITED, FailureCause, Participant, SiteStatus, Step
 from protos.terms import Phase
 from security.errors import SmallCohortError
 from security.secagg import LEAST_COHORT
@@ -52,7 +52,7 @@ def settled(turn: Turn, event: ev.Settled) -> None:
 def settle_failed(turn: Turn, event: ev.SettleFailed) -> None:
     """Give the attempt up."""
     if event.round == turn.round.id and turn.round.terms is None:
-        rounds.fail(turn, f"secure aggregation cannot begin: {event.reason}")
+        rounds.fail(turn, f"secure aggregation cannot begin: {event.reason}", event.cause)
 
 
 def advertised(turn: Turn, event: ev.SiteAdvertised) -> None:
@@ -137,7 +137,8 @@ def close(turn: Turn) -> None:
     done, waiting = tuple(sorted(current.sites(kind.done))), current.sites(*AWAITED[current.phase])
     needed = _needed(turn)
     if len(done) + len(waiting) < needed:
-        rounds.fail(turn, f"{len(done)} sites {kind.words}, {needed} are needed ({missing(current)})")
+        told = f"{len(done)} sites {kind.words}, {needed} are needed ({missing(current)})"
+        rounds.fail(turn, told, rounds.too_few(turn))
     elif not waiting:
         kind.close(turn, done)
 
@@ -159,7 +160,8 @@ def _may_open(turn: Turn, sites: tuple[str, ...]) -> bool:
     try:
         demands.check_common(turn, sites)
     except SmallCohortError as error:
-        rounds.fail(turn, f"no site would help to open the sum: {error.problem} ({missing(turn.round)})")
+        told = f"no site would help to open the sum: {error.problem} ({missing(turn.round)})"
+        rounds.fail(turn, told, FailureCause.COHORT)
         return False
     return True
 
@@ -182,7 +184,8 @@ def _close_advertise(turn: Turn, done: tuple[str, ...]) -> None:
         turn.out(site, SiteStatus.DECLINED, f"it demands {wanted}, which the others cannot meet")
     left = tuple(site for site in done if site in turn.round.sites(SiteStatus.ADVERTISED))
     if len(left) < _needed(turn):
-        rounds.fail(turn, f"{len(left)} sites are left, {_needed(turn)} are needed ({missing(turn.round)})")
+        told = f"{len(left)} sites are left, {_needed(turn)} are needed ({missing(turn.round)})"
+        rounds.fail(turn, told, FailureCause.COHORT)
     elif _may_open(turn, left):
         _record(turn, left)
         turn.put(replace(turn.round, advertised=left))

@@ -78,7 +78,8 @@ def close(turn: Turn) -> None:
     patience = max((policy.training_limit(turn.state.pace.get(site)) for site in absent), default=0.0)
     if len(ready) + len(absent) >= needed and age <= patience:
         return  # they may come back
-    rounds.fail(turn, f"{len(ready)} sites were ready, {needed} are needed ({missing(current)})")
+    told = f"{len(ready)} sites were ready, {needed} are needed ({missing(current)})"
+    rounds.fail(turn, told, rounds.too_few(turn))
 
 
 def _give_longer(turn: Turn, known: Participant, limit: float) -> None:

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from google.protobuf.message import Message
 
-from protos.errors import MalformedMessageError
+from protos.errors import MalformedMessageError, NotFiniteError
 
 MAX_TEXT = 500
 MAX_PEM_BYTES = 16 << 10
@@ -75,7 +75,9 @@ def integer(value: int, where: str, *, least: int = 0, most: int = MAX_COUNT) ->
 
 def quantity(value: float, where: str, *, most: float = math.inf) -> float:
     """Check that a real number is finite, not negative and at most so much (PROTOCOL 2.3)."""
-    if not (math.isfinite(value) and 0 <= value <= most):
+    if not math.isfinite(value):
+        raise NotFiniteError(f"{where}: {value:g}, wanted a finite number from 0", remedy=_REMEDY)
+    if not 0 <= value <= most:
         refuse(where, f"{value:g}, wanted a finite number from 0{'' if math.isinf(most) else f' to {most:g}'}")
     return value
 

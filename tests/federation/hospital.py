@@ -21,7 +21,7 @@ import grpc
 import numpy as np
 from grpc import aio
 
-from coordinator.config import Config, Lead, Privacy, Service, StatusPage
+from coordinator.config import Config, Lead, Metrics, Privacy, Retention, Service, StatusPage
 from coordinator.events import TrainLead
 from coordinator.ports import History, LeadFiles, TrainerProcess
 from coordinator.server import Coordinator, serve
@@ -232,6 +232,8 @@ class Hospital:
         clock: Callable[[], float] = time.time,
         *,
         privacy: Mapping[str, float] | None = None,
+        metrics: bool = False,
+        kept_rounds: int = 1000,
         **service: object,
     ) -> AsyncIterator[Coordinator]:
         """Run the coordinator for as long as the block lasts."""
@@ -246,8 +248,10 @@ class Hospital:
                 }
             ),
             lead=Lead(cohort=self.folder / "cohort", cache=self.folder / "cache"),
+            metrics=Metrics(listen="127.0.0.1:0" if metrics else ""),
             privacy=None if privacy is None else Privacy.model_validate(dict(privacy)),
             status_page=StatusPage(listen=""),
+            retention=Retention(rounds=kept_rounds),
         )
         until, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
         task = asyncio.create_task(

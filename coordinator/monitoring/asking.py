@@ -1,0 +1,84 @@
+"""Questions that may take long (database, disks), asked in threads of their own: who reads waits two seconds at most.
+
+A question is under way once, however many read; what it answered is told again for a few seconds. One that hangs leaves
+a waiting thread behind, and is not asked again before it has ended.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+PATIENCE_S = 2.0
+_FRESH_S = 5.0
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Generic[_T]):
+    """What came of a question.
+
+    Attributes:
+        value: The newest answer, however old; None if there never was one.
+        error: Why there is none now; empty if there is.
+        seconds: How long it took.
+    """
+
+    value: _T | None = None
+    error: str = ""
+    seconds: float = 0.0
+
+
+class Asked(Generic[_T]):
+    """A question.
+
+    Args:
+        ask: Answers it; what it raises is told.
+        fresh_s: For how long an answer is told again.
+        patience_s: How long a reader waits.
+    """
+
+    def __init__(self, ask: Callable[[], _T], *, fresh_s: float = _FRESH_S, patience_s: float = PATIENCE_S) -> None:
+        self._ask, self._fresh_s, self._patience_s = ask, fresh_s, patience_s
+        self._lock = threading.Lock()
+        self._running: threading.Thread | None = None
+        self._began = -float("inf")
+        self._last: Answer[_T] | None = None
+
+    def begin(self) -> None:
+        """Ask, unless it is under way or was answered just now."""
+        with self._lock:
+            if self._running is not None or (self._last and time.monotonic() - self._began < self._fresh_s):
+                return
+            self._began = time.monotonic()
+            self._running = threading.Thread(target=self._run, name="monitoring", daemon=True)
+            self._running.start()
+
+    def answer(self) -> Answer[_T]:
+        """Return what is known, after a wait for what is under way."""
+        self.begin()
+        running = self._running
+        if running is not None:
+            running.join(max(0.0, self._began + self._patience_s - time.monotonic()))
+        with self._lock:
+            last = Answer[_T]() if self._last is None else self._last
+            if self._running is None:
+                return last
+        return Answer(value=last.value, error=f"no answer within {self._patience_s:g} s")
+
+    def forget(self) -> None:
+        """Let the next reader ask anew."""
+        self._began = -float("inf")
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        try:
+            answer = Answer(value=self._ask(), seconds=time.monotonic() - began)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is the answer
+            before = None if self._last is None else self._last.value
+            answer = Answer(value=before, error=str(error) or type(error).__name__)
+        with self._lock:
+            self._last, self._running = answer, None
