@@ -132,6 +132,8 @@ class FsspecBlobs:
             with contextlib.suppress(FileNotFoundError):
                 self._files.rm_file(key)
             (self._spool / ref.sha256).unlink(missing_ok=True)
+        with self._lock:
+            self._fetching.pop(ref, None)
 
     def refs(self) -> Iterator[ArtefactRef]:
         """Iterate over all artefacts; other files are not told."""

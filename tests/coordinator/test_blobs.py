@@ -183,3 +183,13 @@ def test_a_url_without_a_driver_is_refused_without_its_secrets(tmp_path: Path) -
     with pytest.raises(ConfigError, match="install the fsspec driver") as caught:
         open_blobs("nosuch://u:geheim@h/x", tmp_path)
     assert "geheim" not in str(caught.value)
+
+
+def test_nothing_stays_in_memory_of_artefacts_that_came_and_went(tmp_path: Path) -> None:
+    blobs = FsspecBlobs(f"memory://{uuid.uuid4().hex}", tmp_path / "spool")
+    for number in range(20):
+        ref = blobs.put_bytes(b"%d" % number)
+        blobs.open(ref).close()
+        blobs.remove(ref)
+    assert not blobs._fetching
+    assert not list((tmp_path / "spool").iterdir())
