@@ -24,12 +24,12 @@ _HEAD = """# Metrics
 
 What coordinator and agents tell Prometheus at `/metrics` of the address `[metrics] listen`: `127.0.0.1:9464` and
 `127.0.0.1:9465` if the configuration says nothing. Each service is scraped by its own organisation: what an agent tells
-stays at its hospital, and nothing of it goes to the coordinator. Beside these there are the usual `process_*` metrics of
-the process. The same address answers `/healthz` (whether to restart the service) and `/readyz` (whether it can do its
-work, a line per check).
+stays at its hospital, and nothing of it goes to the coordinator. Beside these there are the usual `process_*` metrics.
+The same address answers `/healthz` (whether to restart the service) and `/readyz` (whether it can do its work, a line
+per check).
 
 What is not known is absent, never 0. Counters begin with 0 when the service starts, but for those that are read from
-what lies on the disk. [Rules and alerts](prometheus/README.md) and [dashboards](grafana/README.md) ask for these.
+what lies on the disk. [Rules and alerts](prometheus/README.md) and [dashboards](grafana/dashboards) ask for these.
 """
 
 
