@@ -192,7 +192,8 @@ class Handler(BaseHTTPRequestHandler):
         """Read no more than a request may have."""
         super().setup()
         self.rfile.close()
-        self.rfile = io.BufferedReader(_Bounded(self.connection.makefile("rb", buffering=0), _MOST_HEAD + _MOST_BODY))
+        self._bounded = _Bounded(self.connection.makefile("rb", buffering=0), _MOST_HEAD + _MOST_BODY)
+        self.rfile = io.BufferedReader(self._bounded)
 
     def do_GET(self) -> None:
         """Answer."""
@@ -217,6 +218,9 @@ class Handler(BaseHTTPRequestHandler):
         self._respond()
 
     def _respond(self) -> None:
+        if self._bounded.exhausted:
+            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            return
         answer = self.server.site.answer(
             self.command,
             self.path,
@@ -262,6 +266,11 @@ class _Bounded(io.RawIOBase):
 
     def __init__(self, raw: Any, most: int) -> None:
         self._raw, self._left = raw, most
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all that may be read was read."""
+        return self._left == 0
 
     def readable(self) -> bool:
         return True

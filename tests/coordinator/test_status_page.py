@@ -192,12 +192,6 @@ def test_pages_of_rounds_cover_each_round_once() -> None:
 def test_words() -> None:
     spans = [lasting(value) for value in (-1, 5, 61, 3700, 90_000)]
     assert spans == ["0 s", "5 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]
-        "0 s",
-        "5 s",
-        "1 min 1 s",
-        "1 h 1 min",
-        "1 d 1 h",
-    ]
     assert [size(value) for value in (9, 2048, 3 << 20)] == ["9 B", "2.0 KiB", "3.0 MiB"]
     assert names(("a", "b", "c"), 2) == "a, b and 1 more"
     assert moment(None, 1.0) is None
