@@ -29,6 +29,7 @@ from site_agent.session import Made
 from site_agent.transfers import Downloads
 from tests.federation.hospital import MODALITIES, RUN, Hospital, IdleLead, small_layout
 from tests.site_agent.agent_at_hand import IdleTrainer, build_agent, build_tools, config_of, until_true
+from tests.site_agent.metrics_at_hand import get, values_of
 
 POLICY = "quorum = 0.1\ngrace_s = 0.0"
 LIMIT_S = 30
@@ -410,6 +411,11 @@ def test_the_commands_enrol_run_and_stop_in_order(tmp_path):
         process = await spawn("run", "--config", file)
         status = world.data / "status.json"
         await until_true(lambda: status.is_file() and '"connected": true' in status.read_text())
+        address = json.loads(status.read_text())["metrics"]
+        values = values_of((await get(address, "/metrics"))[1])
+        assert (values["connected",], values["site_info", "hospital-a"]) == (1, 1)
+        assert abs(values["clock_skew_seconds",]) < 5
+        assert (await get(address, "/healthz"))[0] == (await get(address, "/readyz"))[0] == 200
         code, _, err = await command("run", "--config", file)
         assert (code, "another agent" in err) == (2, True)
         assert (await command("status", "--config", file))[0] == 0
