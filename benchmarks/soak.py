@@ -3,15 +3,17 @@
     python -m benchmarks.soak [--agents 20] [--rounds 200] [--seed 1] [--plain] [--folder FOLDER] [--json FILE]
 
 Real agents (their trainers train nothing) in two processes, and a real coordinator in a third, over mutually
-authenticated TLS; every agent has a proxy of its own on the way. By a seeded schedule the coordinator and agents'
-processes are killed (SIGKILL) and started again, links are cut, and links are slow. Faults end 125 rounds before the
-run does: over that stretch memory is measured, its slope by least squares without the first 20 rounds.
+authenticated TLS; every agent has a proxy of its own on the way, and the coordinator's metrics are read every round. By
+a seeded schedule the coordinator and agents' processes are killed (SIGKILL) and started again, links are cut, and links
+are slow. Faults end 125 rounds before the run does: over that stretch memory is measured, its slope by least squares
+without the first 20 rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import signal
@@ -21,6 +23,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +89,7 @@ class Life:
 
     process: asyncio.subprocess.Process
     samples: list[dict[str, int]] = field(default_factory=list)
+    metrics: str = ""
 
     @property
     def pid(self) -> int:
@@ -102,6 +106,20 @@ class Life:
         """Let it go on."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"\n")
+
+    async def scrape(self) -> None:
+        """Read its metrics, as a Prometheus does; it may be killed just now."""
+
+        def read() -> None:
+            connection = HTTPConnection(self.metrics, timeout=10.0)
+            with (
+                contextlib.suppress(OSError, HTTPException),
+                contextlib.closing(connection),
+            ):  # it may be killed just now
+                connection.request("GET", "/metrics")
+                connection.getresponse().read()
+
+        await asyncio.to_thread(read)
 
     def sample(self, number: int) -> None:
         """Note what it uses as a round begins."""
@@ -155,6 +173,7 @@ class Soak:
         found = await life.heard()
         for proxy in self.proxies:
             proxy.target = found["members"]
+        life.metrics = found["metrics"]
         self.coordinators.append(life)
         self.spawn(self.follow(life))
         return life
@@ -183,6 +202,7 @@ class Soak:
                 self.round = said["round"]
                 for one in (life, *(lives[-1] for lives in self.hosts)):
                     one.sample(self.round)
+                self.spawn(life.scrape())
                 for fault in [fault for fault in self.faults if fault.round_number == self.round]:
                     self.spawn(self.strike(fault))
 

@@ -142,7 +142,7 @@ async def coordinate(folder: Path, wanted: Settings) -> None:
         for client in (await hospital.open(made)).values():
             await client.close()
         return_memory()
-    say({"members": made.addresses[0], "newcomers": made.addresses[1]})
+    say({"members": made.addresses[0], "metrics": made.metrics})
     if made.runs.driver.state is None:
         await asyncio.to_thread(sys.stdin.readline)
         await made.runs.start(RUN.format(rounds=wanted.rounds, aggregation=wanted.aggregation), actor="benchmark")
