@@ -55,6 +55,8 @@ def _rows(found: dict[str, Any], *, running: bool) -> list[tuple[str, str]]:
         ("phase", f"{found['phase']}{moved}{waiting}"),
         ("certificate", f"until {_when(found['certificate_expires'])}"),
     ]
+    if running and found.get("metrics"):
+        rows.append(("metrics", f"http://{found['metrics']}/metrics"))
     rows += [("Dice", f"{row['run']} round {row['round']}: {row['dice']:.3f}") for row in _last(found["scores"])]
     if found["last_error"]:
         rows.append(("last error", f"{_when(found['last_error_at'])}: {found['last_error']}"))
