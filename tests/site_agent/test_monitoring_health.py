@@ -8,12 +8,15 @@ import inspect
 import re
 import socket
 import ssl
+import time
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
 
 from fedmepd.errors import WorkerDiedError
+from protos import codec
+from protos.terms import PROTOCOL, Instruction, Wait
 from security.identity import Role
 from site_agent.config import Metrics
 from site_agent.errors import ConfigError, RefusalError, StateError, UnreachableError
@@ -25,7 +28,7 @@ from site_agent.monitoring.seen import Membership
 from site_agent.worker import TrainerClient
 from tests.federation.hospital import MODALITIES
 from tests.site_agent.agent_at_hand import IdleTrainer
-from tests.site_agent.fake_coordinator import Pki
+from tests.site_agent.fake_coordinator import FakeFederation, Pki, serving
 from tests.site_agent.metrics_at_hand import Probe, endpoint, families_of, get, values_of, watched
 from tests.site_agent.test_driver import LAYOUT, LISTED, Script, tools_of
 from tests.site_agent.test_monitoring import FACTS
@@ -324,5 +327,44 @@ def test_failures_that_are_answers_are_contact_too(site):
         assert site.tools.watch.last_contact is None
         await site.tools.coordinator.membership()
         assert site.tools.watch.last_contact == NOW_S
+
+    asyncio.run(scenario())
+
+
+# -- the clock --------------------------------------------------------------------------------------------------------
+
+
+class Ahead(FakeFederation):
+    """A coordinator whose clock is ahead by a hundred seconds."""
+
+    hellos = 0
+
+    async def Hello(self, request, context):  # noqa: ARG002, N802
+        self.hellos += 1
+        welcome = codec.Welcome(protocol=PROTOCOL, software="test", consortium="test", clock=time.time() + 100)
+        return codec.encode_welcome(welcome)
+
+    async def Next(self, request, context):  # noqa: ARG002, N802
+        task = Wait(reason="nothing")
+        return codec.encode_instruction(
+            Instruction(revision=1, round=None, run_spec=None, seconds_left=0.0, task=task, last_report=0)
+        )
+
+
+def test_the_clocks_are_compared_at_each_connection_and_hourly():
+    async def scenario():
+        served, query = Ahead(), codec.NextQuery(known_revision=0, wait_s=1.0, activity=None)
+        async with serving(served) as link:
+            assert link.skew_s is None
+            for _ in range(3):
+                await link.next(query)
+            assert served.hellos == 1
+            assert link.skew_s == pytest.approx(-100, abs=2)
+            link._greeted_at -= 3601
+            await link.next(query)
+            assert served.hellos == 2
+            await link.reopen()
+            await link.next(query)
+            assert served.hellos == 3
 
     asyncio.run(scenario())
