@@ -111,7 +111,6 @@ def test_titles_and_ids_are_unique_and_every_variable_is_there(name: str) -> Non
 def known_metrics() -> set[str]:
     """Return the names of all series that services and recording rules make."""
     from coordinator.monitoring.catalogue import CATALOGUE as COORDINATOR
-
     from protos.metrics import Kind as MetricKind
     from site_agent.monitoring.catalogue import CATALOGUE as AGENT
 

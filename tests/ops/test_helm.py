@@ -131,10 +131,59 @@ def test_what_a_pod_starts_and_is_asked_are_commands_of_the_product(chart: str) 
         token = ["--token", "-"] if "FEDMEPD_TOKEN_FILE" in environment else []
         words = [*container["command"], *container["args"], *token]
         assert parse(words)["config"] == Path(f"/etc/fedmepd/{chart}.toml")
-    probes = [each[kind] for each in containers(chart) for kind in each if kind.endswith("Probe")]
-    assert probes
-    for probe in probes:
-        assert probe.get("tcpSocket") == {"port": "members"} or parse(probe["exec"]["command"])
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_the_node_asks_whether_a_pod_is_well_at_the_port_of_its_metrics(chart: str) -> None:
+    container = containers(chart)[-1]
+    asked = {kind: container[kind]["httpGet"] for kind in container if kind.endswith("Probe")}
+    well, ready = {"path": "/healthz", "port": "metrics"}, {"path": "/readyz", "port": "metrics"}
+    assert asked == {"startupProbe": well, "livenessProbe": well, "readinessProbe": ready}
+    patience = container["livenessProbe"]["periodSeconds"] * container["livenessProbe"]["failureThreshold"]
+    assert patience >= 300
+
+
+@pytest.mark.parametrize(("chart", "port"), [("agent", 9465), ("coordinator", 9464)])
+def test_metrics_are_for_the_namespace_that_watches_and_behind_no_load_balancer(chart: str, port: int) -> None:
+    found = rendered(chart)
+    assert f'[metrics]\nlisten = "0.0.0.0:{port}"' in found["ConfigMap/fed"]["data"][f"{chart}.toml"]
+    assert {"name": "metrics", "containerPort": port} in containers(chart)[-1]["ports"]
+    (service,) = [
+        each for each in found.values() if each["kind"] == "Service" and "metrics" in str(each["spec"]["ports"])
+    ]
+    assert service["spec"]["clusterIP"] == "None"
+    (rule,) = [
+        each
+        for each in found["NetworkPolicy/fed"]["spec"]["ingress"]
+        if each["ports"] == [{"port": "metrics", "protocol": "TCP"}]
+    ]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_nobody_watches_where_nobody_may(chart: str) -> None:
+    ingress = rendered(chart, "networkPolicy: {metricsFrom: []}")["NetworkPolicy/fed"]["spec"]["ingress"]
+    assert not [each for each in ingress if "metrics" in str(each["ports"])]
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_a_monitor_for_prometheus_operator_is_made_where_it_is_wanted(chart: str) -> None:
+    assert not any(name.startswith("ServiceMonitor/") for name in rendered(chart))
+    found = rendered(chart, "metrics: {serviceMonitor: {enabled: true, labels: {release: prometheus}}}")
+    monitor = found["ServiceMonitor/fed"]
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    assert monitor["spec"]["endpoints"] == [{"port": "metrics", "path": "/metrics", "interval": "30s"}]
+    chosen = [
+        each
+        for each in found.values()
+        if each["kind"] == "Service"
+        and monitor["spec"]["selector"]["matchLabels"].items() <= each["metadata"]["labels"].items()
+        and any(port["name"] == "metrics" for port in each["spec"]["ports"])
+    ]
+    assert len(chosen) == 1
+    assert (
+        chosen[0]["metadata"]["labels"][monitor["spec"]["jobLabel"]] == f"fedmepd-{chart}"
+    )  # the rules' name of the job
 
 
 def test_the_coordinators_configuration_is_the_products(tmp_path: Path) -> None:
@@ -179,10 +228,12 @@ def test_an_agent_without_a_policy_of_its_own_has_the_defaults(tmp_path: Path) -
 def test_services_lead_to_named_ports_of_the_pod() -> None:
     labels = pod("coordinator")["metadata"]["labels"]
     ports = {port["name"]: port["containerPort"] for port in containers("coordinator")[-1]["ports"]}
-    assert ports == {"members": 8443, "enrolment": 8444}
+    assert ports == {"members": 8443, "enrolment": 8444, "metrics": 9464}
     service = rendered("coordinator")["Service/fed"]["spec"]
     assert service["selector"].items() <= labels.items()
-    assert {port["name"]: port["targetPort"] for port in service["ports"]} == {name: name for name in ports}
+    assert {port["name"]: port["targetPort"] for port in service["ports"]} == {
+        name: name for name in ("members", "enrolment")
+    }
     governing = rendered("coordinator")["StatefulSet/fed"]["spec"]["serviceName"]
     assert rendered("coordinator")[f"Service/{governing}"]["spec"]["clusterIP"] == "None"
 
@@ -191,15 +242,18 @@ def test_closing_enrolment_closes_it_everywhere() -> None:
     found = rendered("coordinator", "enrolment: {enabled: false}")
     assert 'enrolment = ""' in found["ConfigMap/fed"]["data"]["coordinator.toml"]
     assert [port["name"] for port in found["Service/fed"]["spec"]["ports"]] == ["members"]
-    assert len(found["NetworkPolicy/fed"]["spec"]["ingress"]) == 1
+    assert [each["ports"][0]["port"] for each in found["NetworkPolicy/fed"]["spec"]["ingress"]] == [
+        "members",
+        "metrics",
+    ]
     (container,) = found["StatefulSet/fed"]["spec"]["template"]["spec"]["containers"]
-    assert [port["name"] for port in container["ports"]] == ["members"]
+    assert [port["name"] for port in container["ports"]] == ["members", "metrics"]
 
 
-def test_nobody_reaches_an_agent_and_it_reaches_names_and_one_way_out() -> None:
+def test_who_watches_alone_reaches_an_agent_and_it_reaches_names_and_one_way_out() -> None:
     policy = rendered("agent")["NetworkPolicy/fed"]["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
-    assert policy["ingress"] == []
+    assert [each["ports"] for each in policy["ingress"]] == [[{"port": "metrics", "protocol": "TCP"}]]
     assert [[port["port"] for port in rule["ports"]] for rule in policy["egress"]] == [[53, 53], [3128]]
     assert policy["podSelector"]["matchLabels"].items() <= pod("agent")["metadata"]["labels"].items()
 
@@ -229,6 +283,8 @@ def test_what_was_needed_once_can_be_left_out(chart: str, given: str) -> None:
         ("coordinator", "config: {coordinator: {database: 'postgresql://a:b@c/d'}}", "config/coordinator"),
         ("coordinator", "service: {membersPort: 99999}", "membersPort"),
         ("coordinator", "replicas: 2", "replicas"),
+        ("coordinator", "config: {metrics: {listen: ''}}", "config/metrics"),
+        ("agent", "config: {metrics: {listen: ''}}", "config/metrics"),
         ("agent", "config: {agent: {data: /data}}", "config/agent"),
         ("agent", "config: {cohort: {modalities: null}}", "modalities"),
         ("agent", "cohort: {existingClaim: ''}", "cohort.existingClaim"),

@@ -17,7 +17,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- /* the configuration: what the chart knows wins; values of one level are the same in JSON and TOML */ -}}
 {{- define "agent.config" -}}
-{{- $own := dict "agent" (dict "data" "/var/lib/fedmepd/agent") "cohort" (dict "path" "/data/cohort") }}
+{{- $own := dict "agent" (dict "data" "/var/lib/fedmepd/agent") "cohort" (dict "path" "/data/cohort")
+    "metrics" (dict "listen" "0.0.0.0:9465") }}
 {{- include "agent.toml" (mustMergeOverwrite (deepCopy .Values.config) $own) }}
 {{- end }}
 

@@ -21,6 +21,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
       "data" "/var/lib/fedmepd/coordinator"
       "listen" "0.0.0.0:8443"
       "enrolment" (ternary "0.0.0.0:8444" "" .Values.enrolment.enabled))
+    "metrics" (dict "listen" "0.0.0.0:9464")
     "lead" (dict "cohort" "/data/lead") }}
 {{- range $section, $keys := mustMergeOverwrite (deepCopy .Values.config) $own }}
 [{{ $section }}]
