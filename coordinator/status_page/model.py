@@ -208,7 +208,7 @@ def _site(row: MemberRow, known: Known) -> SiteFacts:
     if row.state is MemberState.REVOKED:
         state, tone = "revoked", "bad"
     else:
-        state, tone = ("member", "good") if listed else ("enrolled, not on the signed list", "warn")
+        state, tone = ("member", "good") if listed else ("not on the signed list", "warn")
     seen = known.run.seen.get(row.member_id, (None, 0.0))[1] if known.run is not None else 0.0
     left = row.certificate_expires - known.now
     return SiteFacts(
