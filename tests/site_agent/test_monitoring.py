@@ -12,11 +12,12 @@ import pytest
 
 from fedmepd.errors import JobFailedError, NotFiniteError, WorkerDiedError
 from fedmepd.fixed_point import FixedPoint
-from protos.terms import Accepted, DeclineCause, Declined, RoundId, Submitted, Trained
+from protos.terms import Accepted, DeclineCause, Declined, Finished, Prepared, RoundId, Submitted, Trained
 from security.privacy.terms import Budget
 from site_agent.approvals import Kind, Subject
-from site_agent.errors import CorruptedError, NotAMemberError, StaleError, UnreachableError
-from site_agent.monitoring.catalogue import CATALOGUE
+from site_agent.errors import CorruptedError, NotAMemberError, RefusalError, StaleError, UnreachableError
+from site_agent.hands import Hands
+from site_agent.monitoring.catalogue import CATALOGUE, OUTCOMES
 from site_agent.monitoring.flow import Flow
 from site_agent.policy_file import Policy
 from site_agent.worker import TrainerClient
@@ -417,6 +418,34 @@ def test_a_report_that_comes_too_late_is_a_round_that_failed(tmp_path):
         await until_true(lambda: counted(tools, "rounds_total", outcome="failed"))
         found = Probe(tools).values()
         assert (found["rounds_total", "failed"], found["rounds_total", "trained"]) == (1, 0)
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("body", "in_round", "outcome"),
+    [
+        (Prepared(segments=(), seconds=0.0), True, "trained"),
+        (Prepared(segments=(), seconds=0.0), False, "failed"),
+        (Declined(cause=DeclineCause.STORAGE, problem="full"), False, "declined"),
+        (Accepted(), True, None),
+        (Finished(), False, None),
+    ],
+)
+def test_each_report_counts_as_what_it_is(tmp_path, body, in_round, outcome):
+    async def scenario(_script, tools):
+        Hands(tools)._count(body, in_round=in_round)
+        found = {name: counted(tools, "rounds_total", outcome=name) for name in OUTCOMES}
+        assert found == {name: float(name == outcome) for name in OUTCOMES}
+
+    play(tmp_path, scenario)
+
+
+def test_a_budget_that_forbids_a_round_shows_as_a_refusal_of_privacy(tmp_path):
+    async def scenario(_script, tools):
+        for clause in ("policy privacy.epsilon", "SPEC 13.7", "policy aggregation.plain", ""):
+            tools.watch.refused(RefusalError("no", cause=DeclineCause.POLICY, clause=clause))
+        assert Probe(tools).values()["privacy_refusals_total", "training"] == 2
 
     play(tmp_path, scenario)
 
