@@ -64,7 +64,7 @@ def load_config(path: Path, *, overrides: dict[str, Any] | None = None) -> Confi
     """
     data = read_toml(path)
     for key, value in (overrides or {}).items():
-        _place(data, key.split("."), value)
+        place(data, key.split("."), value)
     return parse_config(data, source=str(path), folder=path.parent)
 
 
@@ -139,7 +139,17 @@ def _resolve_member(member: Member, task: Task, folder: Path, source: str) -> Me
     return member.model_copy(update={"modalities": modalities, "cohort": (folder / member.cohort).resolve()})
 
 
-def _place(data: dict[str, Any], path: list[str], value: Any) -> None:
+def place(data: dict[str, Any], path: list[str], value: Any) -> None:
+    """Put a value into parsed TOML, in place.
+
+    Args:
+        data: Parsed configuration.
+        path: Sections and key.
+        value: What goes there.
+
+    Raises:
+        ConfigError: If something on the way is no section.
+    """
     for part in path[:-1]:
         data = data.setdefault(part, {})
         if not isinstance(data, dict):

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from fedmepd import __version__
 from fedmepd.errors import FedmepdError
+from fedmepd.helptext import flow
 
-_COMMANDS = ("demo", "phantom", "cohort", "simulate", "predict", "evaluate", "report", "privacy")
+_COMMANDS = ("demo", "phantom", "cohort", "simulate", "reproduce", "predict", "evaluate", "report", "privacy")
 _DEBUG_FLAG = "--debug"
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 for _name in _COMMANDS:
     importlib.import_module(f"fedmepd.cli.{_name}").register(app)
+flow(app)
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so

@@ -56,7 +56,7 @@ def simulate(
     from fedmepd.runs import RunFolder
 
     run = RunFolder(out)
-    overrides = _overrides(settings or [])
+    overrides = overrides_of(settings or [])
     if skip_invalid:
         overrides["data.skip_invalid"] = True
     chosen = _configuration(config, run, overrides, resume=resume)
@@ -104,7 +104,12 @@ def _configuration(config: Path | None, run: RunFolder, overrides: dict[str, Any
     return started
 
 
-def _overrides(settings: list[str]) -> dict[str, Any]:
+def overrides_of(settings: list[str]) -> dict[str, Any]:
+    """Return the values of KEY=VALUE by dotted key.
+
+    Raises:
+        ConfigError: If one has no value.
+    """
     import tomllib
 
     overrides: dict[str, Any] = {}
