@@ -158,7 +158,11 @@ CATALOGUE: tuple[Metric, ...] = (
     ),
     _metric(_PRIVACY, "privacy_epsilon_budget", "Epsilon that may be spent; absent without a budget"),
     _metric(_PRIVACY, "privacy_delta", "Delta of the budget; absent without one"),
-    _metric(_PRIVACY, "privacy_unbounded", "1 if patients were used without a guarantee, whatever was spent"),
+    _metric(
+        _PRIVACY,
+        "privacy_unbounded",
+        "1 if patients were used without a guarantee, whatever was spent; absent where no budget was ever kept",
+    ),
     _metric(_PRIVACY, "privacy_releases_total", "Releases in the ledger of privacy budgets", labels=_MECHANISM),
     _metric(
         _PRIVACY,

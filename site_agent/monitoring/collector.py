@@ -138,7 +138,7 @@ class AgentCollector(Collector):
         yield "privacy_epsilon_spent", ledger.spent if ledger.ever_used else None
         yield "privacy_epsilon_budget", _known(budget, lambda one: one.epsilon)
         yield "privacy_delta", _known(budget, lambda one: one.delta)
-        yield "privacy_unbounded", float(ledger.unbounded)
+        yield "privacy_unbounded", float(ledger.unbounded) if ledger.ever_used else None
         released = sum(debit.released is not None for debit in ledger.debits)
         yield "privacy_releases_total", {("training",): float(released)}
         yield "privacy_ledger_entries", float(ledger.head().sequence + 1)
