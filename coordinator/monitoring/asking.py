@@ -45,15 +45,16 @@ class Asked(Generic[_T]):
         self._ask, self._fresh_s, self._patience_s = ask, fresh_s, patience_s
         self._lock = threading.Lock()
         self._running: threading.Thread | None = None
-        self._began = -float("inf")
+        self._began, self._stale = -float("inf"), False
         self._last: Answer[_T] | None = None
 
     def begin(self) -> None:
         """Ask, unless it is under way or was answered just now."""
         with self._lock:
-            if self._running is not None or (self._last and time.monotonic() - self._began < self._fresh_s):
+            age = time.monotonic() - self._began
+            if self._running is not None or (self._last and age < self._fresh_s and not self._stale):
                 return
-            self._began = time.monotonic()
+            self._began, self._stale = time.monotonic(), False
             self._running = threading.Thread(target=self._run, name="monitoring", daemon=True)
             self._running.start()
 
@@ -64,14 +65,14 @@ class Asked(Generic[_T]):
         if running is not None:
             running.join(max(0.0, self._began + self._patience_s - time.monotonic()))
         with self._lock:
-            last = Answer[_T]() if self._last is None else self._last
+            last: Answer[_T] = Answer() if self._last is None else self._last
             if self._running is None:
                 return last
         return Answer(value=last.value, error=f"no answer within {self._patience_s:g} s")
 
     def forget(self) -> None:
         """Let the next reader ask anew."""
-        self._began = -float("inf")
+        self._stale = True
 
     def _run(self) -> None:
         began = time.monotonic()
