@@ -49,13 +49,13 @@ class WatchedFederation(DemoFederation):
 
 
 @contextmanager
-def prometheus(federation: Path, *, rules: Path = RULES) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes a demo's targets every second, on a port of the system's choice."""
+def prometheus(federation: Path, *, scrape_s: int = SCRAPE_S) -> Iterator[Prometheus]:
+    """Run a Prometheus that scrapes a demo's targets, on a port of the system's choice."""
     folder = federation / "prometheus"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "prometheus.yml").write_text(
-        f"global: {{scrape_interval: {SCRAPE_S}s, evaluation_interval: {SCRAPE_S}s}}\n"
-        f"rule_files: [{json.dumps(str(rules / '*.yml'))}]\n"
+        f"global: {{scrape_interval: {scrape_s}s, evaluation_interval: {scrape_s}s}}\n"
+        f"rule_files: [{json.dumps(str(RULES / '*.yml'))}]\n"
         "scrape_configs:\n  - job_name: fedmepd\n"
         f"    file_sd_configs: [{{files: [{json.dumps(str(federation / 'targets.json'))}], refresh_interval: 1s}}]\n"
     )
