@@ -6,6 +6,7 @@ fault that can be mended (one line on stderr; `--debug` adds the traceback), 130
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import NoReturn
@@ -49,7 +50,7 @@ def is_told(error: Exception) -> bool:
 
 def fail(message: str) -> NoReturn:
     """Print an error as one line and leave with code 2."""
-    prefix = typer.style("error", fg=typer.colors.RED, bold=True)
+    prefix = "error" if os.environ.get("NO_COLOR") else typer.style("error", fg=typer.colors.RED, bold=True)
     typer.echo(f"{prefix}: {' '.join(message.split())}", err=True)
     sys.exit(2)
 

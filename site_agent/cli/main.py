@@ -13,6 +13,8 @@ from typing import Annotated
 
 import typer
 
+from fedmepd.helptext import flow
+
 _COMMANDS = ("enroll", "run", "status", "doctor", "support_bundle", "backup", "policy", "privacy", "audit", "config")
 _DEBUG_FLAG = "--debug"
 _INTERRUPTED = 130
@@ -28,6 +30,7 @@ app = typer.Typer(
 )
 for _name in _COMMANDS:
     importlib.import_module(f"site_agent.cli.{_name}").register(app)
+flow(app)
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so

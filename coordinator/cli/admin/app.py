@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from coordinator.cli.shell import EPILOG, print_version
+from fedmepd.helptext import flow
 
 _COMMANDS = (
     "consortium",
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 for _name in _COMMANDS:
     importlib.import_module(f"coordinator.cli.admin.{_name}").register(app)
+flow(app)
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so
