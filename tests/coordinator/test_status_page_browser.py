@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from security.membership import MembershipList
 from security.pki.certificates import split_bundle
 from tests.coordinator import status_at_hand as hand
 from tests.coordinator.browser import CHROMIUM, Browser, browser
@@ -30,6 +32,14 @@ def fed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         made.registry.clock = made.runs._clock = lambda: hand.NOW
         made.runs.scene = Scene(state=state)
         made.registry.admitted_sites = lambda now=None: dict(state.sites)  # type: ignore[method-assign]
+        signed = MembershipList(
+            consortium=made.registry.consortium,
+            version=3,
+            issued_at=datetime.fromtimestamp(hand.NOW, UTC),
+            minimum_cohort=5,
+            members=(),
+        )
+        made.registry.signed_list = lambda: signed  # type: ignore[method-assign]
         doing = hand.known(state).run
         assert doing is not None
         made.runs.site_activity = doing.seen.__getitem__  # type: ignore[method-assign]

@@ -233,6 +233,7 @@ class Hospital:
         *,
         privacy: Mapping[str, float] | None = None,
         metrics: bool = False,
+        status_page: str = "",
         kept_rounds: int = 1000,
         **service: object,
     ) -> AsyncIterator[Coordinator]:
@@ -250,7 +251,7 @@ class Hospital:
             lead=Lead(cohort=self.folder / "cohort", cache=self.folder / "cache"),
             metrics=Metrics(listen="127.0.0.1:0" if metrics else ""),
             privacy=None if privacy is None else Privacy.model_validate(dict(privacy)),
-            status_page=StatusPage(listen=""),
+            status_page=StatusPage(listen=status_page),
             retention=Retention(rounds=kept_rounds),
         )
         until, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
