@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
@@ -21,6 +23,7 @@ from prometheus_client.metrics_core import Metric as Family
 from coordinator.monitoring.catalogue import CATALOGUE as COORDINATOR
 from ops.grafana.__main__ import FOLDER
 from ops.grafana.queries import Prometheus, chosen, filled, queries
+from ops.grafana.render import main as render
 from protos.exposition import Exposition
 from protos.metrics import Kind, Metric
 from site_agent.monitoring.catalogue import CATALOGUE as AGENT
@@ -110,6 +113,23 @@ def test_alerts_about_what_is_told_are_raised(asked: Prometheus) -> None:
     raised = {rule["name"] for rule in asked.rules() if rule["type"] == "alerting" and rule["state"] != "inactive"}
     expected = {"RunFailed", "UploadStalled", "LeadPrivacyBudgetSpent", "PrivacyBudgetSpent", "ApprovalsWaiting"}
     assert expected <= raised
+
+
+def test_a_dashboard_is_drawn_in_its_layout(asked: Prometheus, tmp_path: Path) -> None:
+    name = "privacy"  # the others are drawn in tests/e2e
+    out = tmp_path / "out.png"
+    render([name, "--prometheus", asked.url, "--out", str(out), "--minutes", "1"])
+    rows = max(
+        each["gridPos"]["y"] + each["gridPos"]["h"]
+        for each in json.loads((FOLDER / f"{name}.json").read_text())["panels"]
+    )
+    with Image.open(out) as picture:
+        width, height = picture.size
+        shades = len(picture.getcolors() or ())
+    assert width == 1600
+    assert height == pytest.approx(50 + 29 * rows, abs=2)
+    assert shades > 16
+    assert out.stat().st_size < 400_000
 
 
 def test_a_query_that_is_wrong_is_refused(asked: Prometheus) -> None:
