@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 from coordinator.cli.admin import main as admin_main
+from coordinator.cli.admin.status_page import place_of
 from coordinator.errors import ConfigError, RefusedError, UnauthenticatedError
 from coordinator.status_page import Contexts, StatusPage
 from coordinator.status_page.door import Door, TooManyError
@@ -386,6 +387,25 @@ def test_a_link_says_where_the_page_is_found(fed: Served) -> None:
         f"https://status.example:{fed.page.address.rpartition(':')[2]}/enter?ticket="
     )
     assert '"expires"' in link_of(fed, "--json")
+
+
+@pytest.mark.parametrize(
+    ("listens", "members", "at", "place", "hint"),
+    [
+        ("0.0.0.0:8445", "fed.example:8443", "", "fed.example:8445", ""),
+        ("[::]:8445", "[fd00::1]:8443", "", "[fd00::1]:8445", ""),
+        ("127.0.0.1:8445", "localhost:8443", "", "127.0.0.1:8445", ""),
+        ("127.0.0.1:8445", "fed.example:8443", "", "127.0.0.1:8445", "ssh -L 8445:127.0.0.1:8445 fed.example"),
+        ("10.1.2.3:8445", "fed.example:8443", "", "10.1.2.3:8445", ""),
+        ("10.1.2.3:8445", "fed.example:8443", "status.example:443", "status.example:443", ""),
+    ],
+)
+def test_a_browser_is_sent_where_it_can_reach_the_page(
+    listens: str, members: str, at: str, place: str, hint: str
+) -> None:
+    found, told = place_of(listens, members, at)
+    assert found == place
+    assert hint in told if hint else not told
 
 
 def test_a_certificate_for_browsers_is_private_and_whole(fed: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def link(identity: options.Identity, minutes: _Minutes = 15.0, at: _At = "", as_
     with connected(identity) as connection:
         request = messages.CreateStatusLinkRequest(lifetime_s=minutes * 60)
         made = ask(connection.stub.CreateStatusLink, request)
-    place, hint = _place(made.address, connection.address, at)
+    place, hint = place_of(made.address, connection.address, at)
     url = f"https://{place}/enter?ticket={made.ticket}"
     if as_json:
         print_json({"url": url, "expires": made.expires})
@@ -80,8 +80,17 @@ def certificate(out: _Out, identity: options.Identity) -> None:
     )
 
 
-def _place(listens: str, members: str, at: str) -> tuple[str, str]:
-    """Return where a browser finds the page, and what to do if that is not obvious."""
+def place_of(listens: str, members: str, at: str) -> tuple[str, str]:
+    """Return where a browser finds the page, and what to do if that is not obvious.
+
+    Args:
+        listens: Where the page listens, as the coordinator says.
+        members: Where we reach the coordinator.
+        at: What a person said; empty for nothing.
+
+    Raises:
+        ConfigError: If that is not HOST or HOST:PORT.
+    """
     from coordinator.cli.admin.connection import with_port
 
     host, _, port = listens.rpartition(":")
@@ -92,7 +101,10 @@ def _place(listens: str, members: str, at: str) -> tuple[str, str]:
         return f"{member_host}:{port}", ""
     if host in _LOOPBACKS and member_host not in _LOOPBACKS:
         tunnel = f"ssh -L {port}:{listens} {member_host.strip('[]')}"
-        return listens, f". The page listens on the coordinator's own machine only; from elsewhere: {tunnel}"
+        return listens, (
+            f". The page listens on the coordinator's own machine only; from elsewhere: {tunnel} (browsers are "
+            f"content if {host} is among the names in the coordinator's certificate)"
+        )
     return listens, ""
 
 
