@@ -14,6 +14,8 @@ from unittest.mock import Mock, patch
 import pytest
 
 from coordinator.cli.admin import completion, main
+from coordinator.pruning import Pruner
+from coordinator.retention import Limits
 from coordinator.state import RunStatus
 from tests.coordinator.served import Said, Served, command, served
 from tests.coordinator.test_admin_commands import listed, site, start
@@ -307,3 +309,18 @@ def test_bash_asks_the_program_itself(fed: Served) -> None:
     )
     assert done.stdout.split() == ["run"], done.stderr
     assert done.stderr == ""
+
+
+def test_a_promoted_model_is_kept_whatever_the_policy_says(fed: Served, tmp_path: Path) -> None:
+    start(fed)
+    for number in (41, 42):
+        fed.put_model(number, b"model %d" % number)
+    assert fed.admin("models", "promote", "run", "41", "--yes").code == 0
+    pruner = Pruner(store=fed.store, blobs=fed.blobs, scratch=tmp_path, uploads=None, limits=Limits(rounds=9, days=9))
+    scene = fed.runs.scene
+    assert scene is not None
+    published = Mock(round_number=4999)
+    pruner._forget_models(Mock(run="run", published=published, policy=scene.state.policy))
+    kept = {m["round"] for m in listed(fed, "models", "list") if m["kept"]}
+    assert 41 in kept
+    assert 42 not in kept
