@@ -47,7 +47,8 @@ class SiteTrainer:
         """Do the site's part of a round."""
         job = parse_job(SiteRound, arguments)
         opened, participant = self._participate(job, progress)
-        return {**train_round(job, participant, progress), **machine_facts(opened)}
+        found = train_round(job, participant, progress)
+        return found if found.get("lost") else {**found, **machine_facts(opened)}
 
     def finish(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         """Write the site's results."""
