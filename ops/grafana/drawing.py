@@ -5,6 +5,7 @@ Takes the panel's JSON and the answers of its queries. Is no Grafana: no zoom, n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,12 +14,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.patches import Wedge
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from ops.grafana.words import colour, legend, text_of, value
 
 Json = dict[str, Any]
 _DAY = 86400.0  # of matplotlib's time
-_SHORT, _NARROW = 14, 4  # letters of a legend's name; columns of a panel
+_SHORT, _NARROW, _FEW = 14, 4, 4  # letters of a legend's name; columns of a panel; points that want a mark
 _INK, _GREY, _LINE = "#d8d9da", "#8e8e93", "#2c3235"
 _PALETTE = (
     "#73bf69",
@@ -83,21 +86,28 @@ def draw(axes: Axes, panel: Json, series: Sequence[Series], span: tuple[float, f
 
 
 def _lines(axes: Axes, panel: Json, series: Sequence[Series], span: tuple[float, float]) -> None:
-    defaults = panel["fieldConfig"]["defaults"]
+    defaults, step = panel["fieldConfig"]["defaults"], _step(series)
     for n, each in enumerate(series):
-        at = [second / _DAY for second in each.times]
-        axes.plot(at, each.values, color=_PALETTE[n % len(_PALETTE)], linewidth=1.4, label=each.name)
+        at, values = _with_gaps(each, step)
+        mark = "." if len(each.times) < _FEW else ""
+        axes.plot(
+            at, values, color=_PALETTE[n % len(_PALETTE)], linewidth=1.4, label=each.name, marker=mark, markersize=3
+        )
     low, high = defaults.get("min"), defaults.get("max")
     axes.set_ylim(bottom=low, top=high)
     _time_axis(axes, span)
     unit, decimals = defaults["unit"], defaults.get("decimals")
+    if decimals == 0:
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_formatter(lambda number, _: value(float(f"{number:.6g}"), unit, decimals))
     columns = 3 if max(len(each.name) for each in series) > _SHORT else 5
     shown, names = axes.get_legend_handles_labels()
-    more = [] if len(names) <= 2 * columns else [f"and {len(names) - 2 * columns} more"]
+    most = 2 * columns
+    if len(names) > most:
+        names[most - 1] += f"  and {len(names) - most} more"
     axes.legend(
-        shown[: 2 * columns],
-        names[: 2 * columns],
+        shown[:most],
+        names[:most],
         loc="upper left",
         bbox_to_anchor=(-0.02, -0.13),
         ncols=columns,
@@ -106,8 +116,6 @@ def _lines(axes: Axes, panel: Json, series: Sequence[Series], span: tuple[float,
         labelcolor=_INK,
         handlelength=1,
         columnspacing=1,
-        title=more[0] if more else None,
-        title_fontproperties={"size": 6},
     )
 
 
@@ -133,11 +141,14 @@ def _stats(axes: Axes, panel: Json, series: Sequence[Series], _: object) -> None
     size = min(24.0, 30.0 / max(rows, columns**0.5))
     for n, each in enumerate(series):
         text, shade = text_of(defaults, each.values[-1])
+        name = each.name
+        if panel["options"].get("textMode") == "name":
+            text, name = name, ""
         x, y = (n % columns + 0.5) / columns, 1 - (n // columns + 0.42) / rows
         ink = _NAMED.get(shade or "green", _INK)
         axes.text(x, y, text, color=ink, fontsize=size, ha="center", va="center", transform=axes.transAxes)
         below = y - min(0.28, 0.42 / rows)
-        axes.text(x, below, each.name, color=_GREY, fontsize=7.5, ha="center", va="center", transform=axes.transAxes)
+        axes.text(x, below, name, color=_GREY, fontsize=7.5, ha="center", va="center", transform=axes.transAxes)
 
 
 def _gauge(axes: Axes, panel: Json, series: Sequence[Series], _: object) -> None:
@@ -170,17 +181,26 @@ def _bars(axes: Axes, panel: Json, series: Sequence[Series], _: object) -> None:
     axes.set_ylim(len(series) - 0.4, -0.6)
     axes.set_xlim(low, high)
     axes.set_xticks([])
+    axes.grid(visible=False)
 
 
 def _table(axes: Axes, panel: Json, series: Sequence[Series], _: object) -> None:
     axes.axis("off")
     columns, cells, inks = _cells(panel, series)
-    shown = axes.table(cellText=cells, colLabels=columns, loc="upper left", cellLoc="left", edges="horizontal")
+    height = min(1.0, 0.115 * (len(cells) + 1))
+    shown = axes.table(
+        cellText=cells,
+        colLabels=columns,
+        bbox=Bbox.from_bounds(0, 1 - height, 1, height),
+        cellLoc="left",
+        colLoc="left",
+    )
     shown.auto_set_font_size(False)
     shown.set_fontsize(7.5)
     for (row, column), cell in shown.get_celld().items():
+        cell.visible_edges = "B"
         cell.set_edgecolor(_LINE)
-        cell.set_height(0.105)
+        cell.set_facecolor("none")
         shade = inks.get((row - 1, column))
         cell.get_text().set_color(_NAMED.get(shade, _INK) if shade else (_GREY if row == 0 else _INK))
 
@@ -199,7 +219,8 @@ def _cells(panel: Json, series: Sequence[Series]) -> tuple[list[str], list[list[
         steps = {"color": {"mode": "thresholds"}, "thresholds": properties.get("thresholds", {})}
         shade = colour(steps, each.values[-1]) if "thresholds" in properties else None
         row[names[each.query]] = (value(each.values[-1], properties["unit"]), shade)
-    titles = [*keys, *names]
+    unseen = {organise["renameByName"].get(key, key) for key in organise["excludeByName"]}
+    titles = [each for each in (*keys, *names) if each not in unseen]
     ordered = [rows[key] for key in sorted(rows)]
     cells = [[row.get(title, ("", None))[0] for title in titles] for row in ordered]
     found = ((n, m, row.get(title, ("", None))[1]) for n, row in enumerate(ordered) for m, title in enumerate(titles))
@@ -215,6 +236,18 @@ def _stretches(series: Series, step: float) -> list[tuple[float, float, float]]:
         else:
             made.append((at, at + step, number))
     return made
+
+
+def _with_gaps(series: Series, step: float) -> tuple[list[float], list[float]]:
+    """Return days and values, with a value that is none where points are missing."""
+    days, values = [series.times[0] / _DAY], [series.values[0]]
+    for at, number, before in zip(series.times[1:], series.values[1:], series.times, strict=False):
+        if at - before > 1.5 * step:
+            days.append((before + step / 2) / _DAY)
+            values.append(math.nan)
+        days.append(at / _DAY)
+        values.append(number)
+    return days, values
 
 
 def _step(series: Sequence[Series]) -> float:

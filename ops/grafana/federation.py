@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from ops.grafana.layout import Dashboard, Row, Variable
 from ops.grafana.panels import BLUE, GREEN, GREY, ORANGE, RED, YELLOW, Kind, Panel, Query
+from protos.terms import Phase
 
 _HERE = 'instance="$instance"'
 _SITES = 'instance="$instance", site=~"$site"'
 _C = "fedmepd_coordinator_"
 _DAY = 86400
+_PHASES = tuple(phase.name.lower() for phase in Phase)
 _YES = {0: ("no", RED), 1: ("yes", GREEN)}
 _EXPIRY = ((0, RED), (3 * _DAY, ORANGE), (14 * _DAY, GREEN))
 
@@ -26,6 +28,7 @@ _NOW = Row(
             about="State of the latest run. Failed and aborted runs need an operator.",
             queries=(Query(expr=f"{_C}run_state{{{_HERE}}} == 1", legend="{{state}}"),),
             texts={1: ("now", BLUE)},
+            names=True,
             width=4,
             height=5,
         ),
@@ -89,7 +92,7 @@ _ROUNDS = Row(
             kind=Kind.STATES,
             title="Phases over time",
             about="Which phase the round is in. Short ones may fall between two scrapes; long bars take long.",
-            queries=(_one("round_phase", "{{phase}}"),),
+            queries=tuple(_one("round_phase", phase, f'{_HERE}, phase="{phase}"') for phase in _PHASES),
             texts={0: ("", GREY), 1: ("in it", BLUE)},
             width=16,
             height=10,
@@ -223,7 +226,9 @@ _SITES_ROW = Row(
             about="Every site of the list of members: where it stands in the round, when it was heard, how long its "
             "certificate holds.",
             queries=(
-                Query(expr=f"max by (site, status) ({_C}site_status{{{_SITES}}} == 1)", legend="in the round"),
+                Query(
+                    expr=f"max by (site, status) ({_C}site_status{{{_SITES}}} == 1)", legend="in the round", words=True
+                ),
                 Query(
                     expr=f"max by (site) ({_C}site_connected{{{_SITES}}})",
                     legend="connected",

@@ -36,12 +36,14 @@ class Query:
         legend: Name of its series; of a table's query the column's title.
         unit: Of a table's column.
         colours: Of a table's column, from each value on.
+        words: Whether a table shows the labels alone: the value says no more.
     """
 
     expr: str
     legend: str
     unit: str = "none"
     colours: Sequence[tuple[float, str]] = ()
+    words: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +63,9 @@ class Panel:
         bounds: Least and greatest value shown.
         decimals: Digits behind the point; as Grafana likes if None.
         stacked: Whether lines are stacked.
-        keys: Labels that a table has columns for.
+        keys: Labels that a table has columns for; its answers are joined by the first.
+        hidden: Whether that first one is not shown.
+        names: Whether a stat shows the names of its series, not their values.
     """
 
     kind: Kind
@@ -77,6 +81,8 @@ class Panel:
     decimals: int | None = None
     stacked: bool = False
     keys: tuple[str, ...] = ()
+    hidden: bool = False
+    names: bool = False
 
     def __post_init__(self) -> None:
         if not (self.title and self.about and self.queries and self.unit):
@@ -85,7 +91,7 @@ class Panel:
     @property
     def instant(self) -> bool:
         """Whether only the present values are asked for."""
-        return self.kind in (Kind.TABLE, Kind.BARS)
+        return self.kind in (Kind.TABLE, Kind.BARS, Kind.STAT, Kind.GAUGE)
 
     def to_json(self, id_: int, x: int, y: int) -> Json:
         """Return the panel as Grafana has it, at a place of the grid."""
@@ -97,7 +103,7 @@ class Panel:
             "datasource": DATASOURCE,
             "gridPos": {"h": self.height, "w": self.width, "x": x, "y": y},
             "fieldConfig": {"defaults": self._defaults(), "overrides": self._overrides()},
-            "options": _OPTIONS[self.kind],
+            "options": _OPTIONS[self.kind] | ({"textMode": "name"} if self.names else {}),
             "targets": [self._target(n, query) for n, query in enumerate(self.queries)],
         }
         if self.kind is Kind.TABLE:
@@ -135,7 +141,7 @@ class Panel:
                 "lineWidth": 2,
                 "fillOpacity": 30 if self.stacked else 0,
                 "showPoints": "auto",
-                "spanNulls": True,
+                "spanNulls": False,
                 "stacking": {"mode": "normal" if self.stacked else "none", "group": "A"},
                 "thresholdsStyle": {"mode": "dashed" if self.thresholds else "off"},
             }
@@ -155,8 +161,10 @@ class Panel:
         names = {f"Value #{chr(ord('A') + n)}" if several else "Value": q.legend for n, q in enumerate(self.queries)}
         times = [f"Time {n + 1}" for n in range(len(self.queries))] if several else ["Time"]
         order = {name: n for n, name in enumerate([*self.keys, *names])}
+        words = [name for name, query in zip(names, self.queries, strict=True) if query.words]
+        unseen = ["Time", *times, *words, *([self.keys[0]] if self.hidden else [])]
         organise = {
-            "excludeByName": dict.fromkeys(["Time", *times], True),
+            "excludeByName": dict.fromkeys(unseen, True),
             "indexByName": order,
             "renameByName": names,
         }
@@ -190,7 +198,7 @@ _TOOLTIP = {"mode": "multi", "sort": "desc"}
 _OPTIONS: dict[Kind, Json] = {
     Kind.STAT: {
         "colorMode": "value",
-        "graphMode": "area",
+        "graphMode": "none",
         "justifyMode": "auto",
         "orientation": "auto",
         "percentChangeColorMode": "standard",

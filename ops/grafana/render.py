@@ -96,7 +96,7 @@ def _placed(figure: Figure, panel: Json, inches: float) -> Axes:
         spine.set_color("#2c3235")
     frame.set_title(panel["title"], color=_INK, fontsize=8.5, loc="left", x=0.012, y=1.0, pad=-11)
     margins: dict[str, tuple[float, float, float]] = {  # left, right, below; inches
-        "timeseries": (0.62, 0.12, 0.62),
+        "timeseries": (0.62, 0.12, 0.72),
         "state-timeline": (1.05, 0.12, 0.28),
         "bargauge": (1.35, 0.7, 0.1),
         "table": (0.1, 0.1, 0.05),

@@ -200,11 +200,22 @@ _MACHINE = Row(
             title="Device and version",
             about="What training runs on, the agent's version, and the run it takes part in.",
             queries=(
-                Query(expr=f"max by (instance, device, name) ({_A}device_info{{{_HERE}}})", legend="device known"),
-                Query(expr=f"max by (instance, version) ({_A}build_info{{{_HERE}}})", legend="version known"),
-                Query(expr=f"max by (instance, run, aggregation) ({_A}run_info{{{_HERE}}})", legend="run known"),
+                Query(
+                    expr=f"max by (instance, device, name) ({_A}device_info{{{_HERE}}})",
+                    legend="device known",
+                    words=True,
+                ),
+                Query(
+                    expr=f"max by (instance, version) ({_A}build_info{{{_HERE}}})", legend="version known", words=True
+                ),
+                Query(
+                    expr=f"max by (instance, run, aggregation) ({_A}run_info{{{_HERE}}})",
+                    legend="run known",
+                    words=True,
+                ),
             ),
             keys=("instance", "device", "name", "version", "run", "aggregation"),
+            hidden=True,
         ),
     ),
 )

@@ -37,7 +37,7 @@ EMPTY = {  # by what the query begins with, or has in it
     "fedmepd_agent_gpu_": NO_GPU,
     "privacy_epsilon": NO_BUDGET,
     "privacy_delta": NO_BUDGET,
-    "fedmepd_coordinator_privacy_unbounded": NO_LEDGER,
+    "privacy_unbounded": NO_BUDGET,
     "fedmepd_coordinator_privacy_ledger_entries": NO_LEDGER,
     "increase(fedmepd_coordinator_round_failures_total": NOTHING_WRONG,
     "increase(fedmepd_coordinator_dropouts_total": NOTHING_WRONG,
