@@ -5,8 +5,8 @@
 Real agents (their trainers train nothing) in two processes, and a real coordinator in a third, over mutually
 authenticated TLS; every agent has a proxy of its own on the way, and the coordinator's metrics are read every round. By
 a seeded schedule the coordinator and agents' processes are killed (SIGKILL) and started again, links are cut, and links
-are slow. Faults end 125 rounds before the run does: over that stretch memory is measured, its slope by least squares
-without the first 20 rounds.
+are slow. Faults end 125 rounds before the run does: over that stretch memory is measured (the least of each round),
+its slope by least squares without the first 20 rounds of a process.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ _WARM_UP = 20
 _QUIET = 125
 _SLOW_BYTES_PER_S = 60_000.0
 _LONGEST_S = 180.0  # without a round
+_LOOK_S = 0.2
+_COUNTED = {"descriptors": "fd", "threads": "task"}
 _GOALS = {
     "rounds_not_ended": 0,
     "coordinator_mib_per_100_rounds": 1.0,
@@ -67,7 +69,7 @@ class Fault:
 def schedule(seed: int, rounds: int, agents: int) -> list[Fault]:
     """Return what goes wrong when: nothing in the first rounds, nothing in the quiet stretch."""
     draw = random.Random(seed)  # noqa: S311  a schedule, no secret
-    last = rounds - min(_QUIET, rounds // 2)
+    last = rounds - min(_QUIET, rounds * 5 // 8)
     kinds = [kind for kind, count in FAULTS.items() for _ in range(max(1, count * last // 75))]
     return sorted(
         (
@@ -90,6 +92,7 @@ class Life:
     process: asyncio.subprocess.Process
     samples: list[dict[str, int]] = field(default_factory=list)
     metrics: str = ""
+    least: int = 0
 
     @property
     def pid(self) -> int:
@@ -121,20 +124,20 @@ class Life:
 
         await asyncio.to_thread(read)
 
+    def look(self) -> None:
+        """Note how much memory it has, if that is the least since the last sample: what it cannot give back."""
+        with contextlib.suppress(OSError, StopIteration):  # it was killed just now
+            now = memory(self.pid, "VmRSS")
+            self.least = min(now, self.least or now)
+
     def sample(self, number: int) -> None:
-        """Note what it uses as a round begins."""
-        try:
+        """Note what it used in the round before."""
+        self.look()
+        with contextlib.suppress(OSError):  # as above
             found = Path(f"/proc/{self.pid}")
-            self.samples.append(
-                {
-                    "round": number,
-                    "rss": memory(self.pid, "VmRSS"),
-                    "descriptors": sum(1 for _ in (found / "fd").iterdir()),
-                    "threads": sum(1 for _ in (found / "task").iterdir()),
-                }
-            )
-        except (OSError, StopIteration):
-            pass  # it was killed just now
+            counts = {name: sum(1 for _ in (found / part).iterdir()) for name, part in _COUNTED.items()}
+            self.samples.append({"round": number, "rss": self.least, **counts})
+        self.least = 0
 
 
 async def _started(what: str, folder: Path, wanted: Settings, *arguments: str) -> Life:
@@ -165,6 +168,7 @@ class Soak:
         """Start everything, and the run."""
         first = await self.start_coordinator()
         await asyncio.gather(*(self.start_host(number) for number in range(_HOSTS)))
+        self.spawn(self.look())
         first.tell()
 
     async def start_coordinator(self) -> Life:
@@ -190,6 +194,13 @@ class Soak:
         task = asyncio.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    async def look(self) -> None:
+        """Follow the memory of all processes."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for lives in (self.coordinators, *self.hosts):
+                lives[-1].look()
 
     async def follow(self, life: Life) -> None:
         """Act on what a coordinator says, to its end."""
