@@ -129,7 +129,8 @@ _ROUNDS = Row(
                 Query(expr=f"fedmepd_coordinator:phase_age:seconds{{{_HERE}}}", legend="{{phase}}"),
                 Query(
                     expr=f"fedmepd_coordinator:phase_expected:seconds{{{_HERE}}}"
-                    f" and on (instance, phase) {_C}round_phase{{{_HERE}}} == 1",
+                    f" and on (instance, phase) {_C}round_phase{{{_HERE}}} == 1"
+                    f' and on (instance) {_C}run_state{{{_HERE}, state="running"}} == 1',
                     legend="limit of {{phase}}",
                 ),
             ),
