@@ -27,19 +27,14 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.processes import MIB, memory, note
+from benchmarks.processes import memory, note
+from benchmarks.soak_outcome import files, outcome, stretch
 from benchmarks.soak_parts import Settings
-from coordinator.state import load_run
-from coordinator.store import open_store
-from protos.terms import Phase
 from tests.federation.hospital import MODALITIES, Hospital
 from tests.federation.tcp_proxy import Proxy
 
 RESULTS = Path(__file__).parent / "results" / "soak.json"
 _HOSTS = 2
-_WARM_UP = 20
 _QUIET = 125
 _SLOW_BYTES_PER_S = 60_000.0
 _LONGEST_S = 180.0  # without a round
@@ -267,96 +262,12 @@ class Soak:
                 life.process.send_signal(signal.SIGKILL)
 
 
-# -- what came of it ---------------------------------------------------------------------------------------------------
-
-
-def slope(samples: Sequence[dict[str, int]], key: str = "rss") -> float | None:
-    """Return by how much something grows in 100 rounds, by least squares without the first rounds of a life."""
-    after = [one for one in samples if one["round"] >= samples[0]["round"] + _WARM_UP]
-    if len(after) < _WARM_UP:
-        return None
-    return float(100 * np.polyfit([one["round"] for one in after], [one[key] for one in after], 1)[0])
-
-
-def growth(samples: Sequence[dict[str, int]], key: str) -> int:
-    """Return how much more of something there is at the end than after the warm-up; medians of ten rounds."""
-    after = samples[min(_WARM_UP, len(samples) // 2) : -1]  # the last sample is of an idle process
-    return int(np.median([one[key] for one in after[-10:]]) - np.median([one[key] for one in after[:10]]))
-
-
-def stretch(lives: Sequence[Life], processes: int) -> dict[str, Any]:
-    """Return how the last life of a process went."""
-    samples = lives[-1].samples
-    found = slope(samples)
-    return {
-        "lives": len(lives),
-        "rounds": samples[-1]["round"] - samples[0]["round"],
-        "mib_per_100_rounds": None if found is None else found / MIB / processes,
-        "rss_mib": [round(one["rss"] / MIB, 2) for one in samples[:: max(1, len(samples) // 20)]],
-        **{f"{key}_more": growth(samples, key) for key in ("descriptors", "threads")},
-        "descriptors": samples[-2]["descriptors"],
-        "threads": samples[-2]["threads"],
-    }
-
-
-def outcome(folder: Path, wanted: Settings) -> dict[str, Any]:
-    """Return what the database says of the rounds."""
-    database = folder / "coordinator" / "coordinator.db"
-    log = database.with_name(database.name + "-wal")
-    sizes = {"database_mib": database.stat().st_size / MIB, "log_mib": log.stat().st_size / MIB if log.exists() else 0}
-    store = open_store(f"sqlite:///{database}")
-    try:
-        with store.transaction() as transaction:
-            run = transaction.last_run()
-            rows = transaction.rounds("soak")
-            inputs = sum(len(transaction.inputs(row.round)) for row in rows)
-            steps = sum(len(transaction.steps(row.round)) for row in rows)
-            kept = len(transaction.kept_models())
-            models = len(transaction.models())
-    finally:
-        store.close()
-    assert run is not None
-    ended = [row for row in rows if row.phase is Phase.DONE or (row.phase.terminal and row.reason)]
-    numbers = {row.round.round_number for row in rows}
-    published = load_run(run.state).published
-    return {
-        "status": run.status,
-        "attempts": len(rows),
-        "done": sum(row.phase is Phase.DONE for row in rows),
-        "failures": sorted({row.reason for row in rows if row.reason}),
-        "rounds_not_ended": len(rows) - len(ended) + len(set(range(1, wanted.rounds + 1)) - numbers),
-        "details_kept": sum(not row.pruned for row in rows),
-        "inputs_left": inputs,
-        "steps_left": steps,
-        "models": models,
-        "models_kept": kept,
-        "blobs_expected": kept + 1 + (0 if published is None else len(set(published.artefacts) - {published.model})),
-        **sizes,
-    }
-
-
-def files(folder: Path) -> dict[str, int]:
-    """Return how many files lie where, of all agents together."""
-    counted = {
-        "uploads": "coordinator/uploads/*/*",
-        "scratch": "coordinator/scratch/*",
-        "blobs": "coordinator/blobs/??/*",
-        "blobs_incoming": "coordinator/blobs/incoming/*",
-        "downloads": "agents/*/downloads/*",
-        "contributions": "agents/*/runs/*/out/*",
-        "results": "agents/*/runs/*/results/*",
-        "secrets": "agents/*/secagg/*/*/*",
-        "round_records": "agents/*/runs/*/rounds/*",
-    }
-    return {name: sum(path.is_file() for path in folder.glob(pattern)) for name, pattern in counted.items()}
-
-
 def row_of(soak: Soak, seconds: float) -> dict[str, Any]:
     """Return the measurement with its goals."""
     wanted, found = soak.wanted, outcome(soak.folder, soak.wanted)
     there = files(soak.folder)
-    coordinator = stretch(soak.coordinators, 1)
-    hosts = [stretch(lives, wanted.agents // _HOSTS) for lives in soak.hosts]
+    coordinator = stretch([life.samples for life in soak.coordinators], 1)
+    hosts = [stretch([life.samples for life in lives], wanted.agents // _HOSTS) for lives in soak.hosts]
     slopes = [one["mib_per_100_rounds"] for one in hosts]
     left = there["uploads"] + there["contributions"] + there["secrets"] + found["inputs_left"] + found["steps_left"]
     left += max(0, there["blobs"] - found["blobs_expected"]) + there["blobs_incoming"]
