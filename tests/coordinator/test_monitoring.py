@@ -11,6 +11,7 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.scrape import GOALS, put_in_place, series
 from coordinator.monitoring.catalogue import CATALOGUE, PREFIX
 from coordinator.server import Coordinator
 from coordinator.state import CohortScores
@@ -241,6 +242,22 @@ def test_nothing_of_patients_or_of_what_sites_hold_is_a_label(tmp_path: Path) ->
             for sample in family.samples:
                 free = {sample.labels[name] for name in ("site", "run", "modality", "region") if name in sample.labels}
                 assert free <= known
+
+    play(scenario)
+
+
+def test_a_hundred_sites_are_no_more_series_than_a_small_prometheus_takes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        hospital = Hospital(tmp_path, {})
+        hospital.found()
+        async with hospital.serving(IdleLead(tmp_path / "lead"), metrics=True) as made:
+            await asyncio.to_thread(put_in_place, made, 100)
+            status, text = await get(made, "/metrics")
+        assert status == 200
+        found = values_of(text)
+        assert (found[("uploads_open",)], found["participants", "masked"]) == (100, 100)
+        assert sum(value for name, value in found.items() if name[0] == "site_connected") == 100
+        assert 800 < series(text) < GOALS["series"]
 
     play(scenario)
 
