@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.patches import Wedge
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
@@ -21,6 +21,8 @@ from ops.grafana.words import colour, legend, text_of, value
 
 Json = dict[str, Any]
 _DAY = 86400.0  # of matplotlib's time
+_TICKS = (1, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)  # seconds between marks
+_MARKS = 6
 _SHORT, _NARROW, _FEW = 14, 4, 4  # letters of a legend's name; columns of a panel; points that want a mark
 _INK, _GREY, _LINE = "#d8d9da", "#8e8e93", "#2c3235"
 _PALETTE = (
@@ -257,10 +259,13 @@ def _step(series: Sequence[Series]) -> float:
 
 
 def _time_axis(axes: Axes, span: tuple[float, float]) -> None:
-    axes.set_xlim(span[0] / _DAY, span[1] / _DAY)
-    locator = AutoDateLocator(maxticks=6)  # type: ignore[no-untyped-call]
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))  # type: ignore[no-untyped-call]
+    """Mark round moments, a handful."""
+    begin, end = span
+    step = next((each for each in _TICKS if (end - begin) / each <= _MARKS), end - begin)
+    at = [step * n for n in range(math.ceil(begin / step), math.floor(end / step) + 1)]
+    form = "%H:%M:%S" if step < 60 else "%H:%M" if step < _DAY else "%d %b"  # noqa: PLR2004  seconds of a minute
+    axes.set_xticks([each / _DAY for each in at], [datetime.fromtimestamp(each, UTC).strftime(form) for each in at])
+    axes.set_xlim(begin / _DAY, end / _DAY)
 
 
 _DRAWN: dict[str, Callable[[Axes, Json, Sequence[Series], tuple[float, float]], None]] = {

@@ -6,7 +6,9 @@ import math
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
+from ops.grafana.drawing import Series, draw
 from ops.grafana.panels import Kind, Panel, Query
 from ops.grafana.queries import filled
 from ops.grafana.words import colour, legend, text_of, value
@@ -66,3 +68,15 @@ def test_variables_are_put_in_and_an_unknown_one_is_an_error() -> None:
     assert filled('rate(a{i="$instance"}[$__rate_interval])', {"instance": "c"}) == 'rate(a{i="c"}[1m])'
     with pytest.raises(KeyError):
         filled("$nobody", {})
+
+
+@pytest.mark.parametrize("minutes", [0.1, 1.7, 8.0, 60.0, 360.0, 1440.0, 43200.0])
+def test_marks_of_time_are_round_and_few(minutes: float) -> None:
+    axes = Figure().add_subplot()
+    end = 1_795_717_203.6
+    series = [Series(name="a", query=0, labels={}, times=(end - 30, end), values=(1.0, 2.0))]
+    panel = Panel(kind=Kind.LINES, title="Sites", about="How many.", queries=(Query(expr="up", legend="up"),))
+    draw(axes, panel.to_json(1, 0, 0), series, (end - 60 * minutes, end))
+    labels = [each.get_text() for each in axes.get_xticklabels()]
+    assert 1 <= len(labels) <= 30 if minutes > 40_000 else 2 <= len(labels) <= 7
+    assert all(labels)
