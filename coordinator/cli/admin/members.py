@@ -21,7 +21,8 @@ _Id = Annotated[
 ]
 _RoleArgument = Annotated[MemberRole, typer.Argument(metavar="ROLE", help="site, admin, operator or auditor.")]
 _Reason = Annotated[str, typer.Option("--reason", help="Why, for the audit log.", show_default=False)]
-_COLUMNS = ("role", "id", "state", "modalities", "last seen", "doing", "certificate until", "identity key")
+_COLUMNS = ("role", "id", "state", "modalities", "last seen", "doing", "certified until", "identity key")
+_SPARE = ("identity key", "doing", "certified until")  # `show` has them too
 
 
 def register(app: typer.Typer) -> None:
@@ -118,7 +119,9 @@ def _list(identity: Any, *, as_json: bool, only: MemberRole | None) -> None:
         print_json(found)
         return
     now = time.time()
-    print_table(_COLUMNS, [_row(member, now) for member in found], empty="Nobody has enrolled yet.")
+    first = 0 if only is None else 1  # the role is the same in all rows
+    rows = [_row(member, now)[first:] for member in found]
+    print_table(_COLUMNS[first:], rows, empty="Nobody has enrolled yet: fedmepd-admin tokens create.", spare=_SPARE)
 
 
 def fetch_members(connection: Connection) -> list[dict[str, Any]]:
@@ -173,7 +176,8 @@ def _print(found: dict[str, Any]) -> None:
         ("enrolled", when(member["enrolled"])),
         ("last seen", ago(member["last_seen"], now)),
         ("doing", member["activity"] or "-"),
-        ("certificate", f"until {when(member['certificate_expires'])}, serial {member['serial'] or '-'}"),
+        ("certificate", f"until {when(member['certificate_expires'])}" if member["certificate_expires"] else "none"),
+        ("serial", member["serial"] or "-"),
         ("identity key", member["identity_public_key"]),
     ]
     if "listed" in found:
@@ -186,7 +190,7 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _row(member: dict[str, Any], now: float) -> tuple[str, ...]:
-    from coordinator.cli.admin.output import ago, when
+    from coordinator.cli.admin.output import ago, day
 
     return (
         member["role"],
@@ -195,7 +199,7 @@ def _row(member: dict[str, Any], now: float) -> tuple[str, ...]:
         ", ".join(member["modalities"]),
         ago(member["last_seen"], now),
         member["activity"],
-        when(member["certificate_expires"]),
+        day(member["certificate_expires"]),
         f"{member['identity_public_key'][:16]}…",
     )
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _WIDTH_WITHOUT_TERMINAL = 200
+_LEAST_ROOM, _GAP = 24, 3  # columns
+_SENTENCES = frozenset({"reason", "missing", "what", "why", "closed", "details", "modalities", "doing"})
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
@@ -36,11 +38,16 @@ def loud(text: str, *, err: bool = False) -> None:
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Print names and values, one per line, the values below each other."""
+    """Print names and values, one per line, the values below each other, as are their parts where lines are short."""
+    import textwrap
+
     pairs = list(facts)
     width = max((len(name) for name, _ in pairs), default=0) + 2
+    room = max(_LEAST_ROOM, console().width - width)
     for name, value in pairs:
-        typer.echo(f"{name:<{width}}{value}")
+        lines = textwrap.wrap(value, room, break_on_hyphens=False, break_long_words=False) or [""]
+        for first, line in zip([name, *[""] * (len(lines) - 1)], lines, strict=True):
+            typer.echo(f"{first:<{width}}{line}".rstrip())
 
 
 def print_json(value: Any) -> None:
@@ -48,19 +55,54 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str, err: bool = False) -> None:
-    """Print a table, or a sentence if there is nothing in it; `err` prints to the standard error."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str, err: bool = False, spare: Sequence[str] = ()
+) -> None:
+    """Print a table, or a sentence if there is nothing in it; `err` prints to the standard error.
+
+    Sentences are wrapped, dates and names are not. In a narrow window columns of `spare` are left out, in that order,
+    and said to be; where that is not enough, everything is wrapped: nothing is cut off.
+    """
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*columns, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    if table.row_count:
-        console(err=err).print(table)
-    else:
+    found = [tuple(row) for row in rows]
+    if not found:
         typer.echo(empty, err=err)
+        return
+    out = console(err=err)
+    shown, tight = _fitting(columns, found, spare, out.width)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold", pad_edge=False)
+    for place in shown:
+        table.add_column(columns[place], no_wrap=not tight and columns[place] not in _SENTENCES, overflow="fold")
+    for row in found:
+        table.add_row(*(escape(row[place]) for place in shown))
+    out.print()
+    out.print(table)
+    left_out = [name for place, name in enumerate(columns) if place not in shown]
+    if left_out:
+        out.print(f"left out for want of room: {', '.join(left_out)}", style="dim")
+
+
+def _fitting(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], width: int
+) -> tuple[list[int], bool]:
+    """Return the columns that a window has room for, and whether those that remain do not fit either."""
+    from rich.cells import cell_len
+
+    needs = []
+    for place, name in enumerate(columns):
+        most = max(cell_len(text) for text in (name, *(row[place] for row in rows)))
+        needs.append(min(most, _LEAST_ROOM) if name in _SENTENCES else most)
+    shown, dispensable = list(range(len(columns))), list(spare)
+
+    def tight() -> bool:
+        return sum(needs[place] + _GAP for place in shown) - _GAP > width
+
+    while tight() and dispensable:
+        shown.remove(columns.index(dispensable.pop(0)))
+    return shown, tight()
 
 
 def plain(message: Message) -> dict[str, Any]:
@@ -95,6 +137,11 @@ def enum_word(enumeration: Any, number: int) -> str:
 def when(seconds: float) -> str:
     """Return an instant in UTC; `-` for none."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if seconds else "-"
+
+
+def day(seconds: float) -> str:
+    """Return a day in UTC; `-` for none."""
+    return when(seconds).partition(" ")[0]
 
 
 def lasting(seconds: float) -> str:

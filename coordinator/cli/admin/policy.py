@@ -53,10 +53,10 @@ def _print(found: dict[str, Any]) -> None:
     print_facts(facts)
     known = Policy.model_fields
     rows = [
-        (name, value, (known[name].description or "") if name in known else "")
+        (name, value.removesuffix(".0"), (known[name].description or "") if name in known else "")
         for name, value in sorted(found["policy"].items())
     ]
     print_table(("federation.", "value", "what"), rows, empty="")
     print_segments(found["segments"])
     for warning in found["warnings"]:
-        loud(f"WARNING: {warning}.")
+        loud(f"WARNING: {warning.rstrip('.')}.")

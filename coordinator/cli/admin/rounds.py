@@ -57,7 +57,7 @@ def list_(identity: options.Identity, run: options.Run = "", as_json: options.Js
         for one in found
     ]
     columns = ("round", "phase", "contributed", "missing", "closed", "began", "took", "reason")
-    print_table(columns, rows, empty="The run has had no round yet.")
+    print_table(columns, rows, empty="The run has had no round yet.", spare=("began", "closed"))
 
 
 def show(

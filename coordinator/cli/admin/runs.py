@@ -18,6 +18,7 @@ _DryRun = Annotated[bool, typer.Option("--dry-run", help="Ask the coordinator wh
 _Configuration = Annotated[
     bool, typer.Option("--config", help="Print the configuration that it was started with, as TOML, and nothing else.")
 ]
+_SPARE = ("method", "ended", "aggregation", "created")  # `show` has them too
 _Reason = Annotated[str, typer.Option("--reason", help="Why, for the audit log.")]
 
 
@@ -101,7 +102,7 @@ def list_(identity: options.Identity, as_json: options.Json = False) -> None:
         )
         for run in found
     ]
-    print_table(columns, rows, empty="No run has been started: fedmepd-admin runs start CONFIG.toml.")
+    print_table(columns, rows, empty="No run has been started: fedmepd-admin runs start CONFIG.toml.", spare=_SPARE)
 
 
 def show(
@@ -198,11 +199,14 @@ def _print(view: dict[str, Any]) -> None:
         ("started", when(view["created"])),
         (
             "ended",
-            f"{when(view['ended'])}, after {lasting(took)}" if view["ended"] else f"under way for {lasting(took)}",
+            f"{when(view['ended'])}, after {lasting(took)}"
+            if view["ended"]
+            else f"not yet, under way for {lasting(took)}",
         ),
         ("sites", f"{len(view['sites'])}: {', '.join(view['sites'])}"),
     ]
     print_facts(facts)
+    typer.echo()
     console().print(Screen(view, now=time.time(), whole=True))
 
 
@@ -212,7 +216,7 @@ def _tell(started: dict[str, Any]) -> None:
 
     print_segments(started["segments"], err=True)
     for warning in started["warnings"]:
-        loud(f"WARNING: {warning}.", err=True)
+        loud(f"WARNING: {warning.rstrip('.')}.", err=True)
 
 
 def print_segments(segments: list[dict[str, Any]], *, err: bool = False) -> None:

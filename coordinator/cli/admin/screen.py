@@ -64,7 +64,7 @@ class Screen:
         if view["round"]["attempt"]:
             yield progress(view, self._now, width)
             if width >= MIDDLE:
-                yield strip(view)
+                yield strip(view, width)
         if line := scores(view["cohort"]):
             yield line
 
@@ -143,20 +143,22 @@ def progress(view: dict[str, Any], now: float, width: int) -> Text:
     return text
 
 
-def strip(view: dict[str, Any]) -> Text:
-    """Return the phases of a round, with how long those took that are over."""
+def strip(view: dict[str, Any], width: int) -> Text:
+    """Return the phases of a round, with how long those took that are over; lines break between phases."""
     current = view["round"]
     took = {part["phase"]: part["seconds"] for part in current["durations"]}
-    text = Text(overflow="fold")
+    text, column = Text(), 0
     for phase in _SECURE if view["aggregation"] == "secure" else _PLAIN:
+        over = phase in took and phase != current["phase"]
+        word = f"{phase} {lasting(took[phase])}" if over else phase
         if text:
             text.append(" → ", style="dim")
-        if phase == current["phase"]:
-            text.append(phase, style="bold reverse")
-        elif phase in took:
-            text.append(f"{phase} {lasting(took[phase])}", style="green")
-        else:
-            text.append(phase, style="dim")
+            column += len(" → ")
+        if column + len(word) + len(" →") > width:
+            text.append("\n")
+            column = 0
+        text.append(word, style="green" if over else "bold reverse" if phase == current["phase"] else "dim")
+        column += len(word)
     return text
 
 
