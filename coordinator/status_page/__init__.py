@@ -2,7 +2,7 @@
 
 `door` says who may see it, `reader` takes what is known out of the state and the database, `model` makes of it what a
 page shows, `pages` writes it as HTML, and `service` serves it over TLS (PROTOCOL 3.8). It shows sums and what the
-coordinator knows anyway: no site's own scores ever, because they are not here.
+coordinator records anyway: a mean Dice only of as many sites as the run's minimum, and no site's own.
 """
 
 from coordinator.status_page.door import Door

@@ -15,7 +15,7 @@ from tests.docs.blocks import COMMANDS, REASONS, Block, blocks_of, inline_comman
 from tests.docs.walk import Walk
 from tests.ops.command_lines import PRODUCTS, parse
 
-RUNBOOKS = ("add-a-site", "budget-exhausted", "restore-the-coordinator", "revoke-a-site", "rotate-ca")
+RUNBOOKS = ("add-a-site", "back-up-a-site", "budget-exhausted", "restore-the-coordinator", "revoke-a-site", "rotate-ca")
 QUICK = {Path("docs/deployment.md"), Path("docs/privacy.md")}
 _NAMED = 3
 _ASSIGNMENT = re.compile(r"[A-Z_]+=")
