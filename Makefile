@@ -54,7 +54,7 @@ contracts: $(INSTALLED) ## import contracts
 	@$(BIN)/lint-imports --no-cache
 
 bench: $(INSTALLED) ## the benchmarks; JSON goes to benchmarks/results
-	@for name in training_step whole_volume round_time demo_seeds transfer federated_round aggregation control_plane scrape soak secagg secagg_sum secagg_rounds demo_rounds ledger privacy_plan private_step; do PYTHONPATH=. $(RUN) -m benchmarks.$$name || exit 1; done
+	@for name in training_step whole_volume round_time demo_seeds transfer federated_round aggregation control_plane scrape status_page dashboard_data soak secagg secagg_sum secagg_rounds demo_rounds ledger privacy_plan private_step; do PYTHONPATH=. $(RUN) -m benchmarks.$$name || exit 1; done
 
 clean: ## remove the environment, caches and the demo
 	rm -rf $(VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
