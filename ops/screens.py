@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -54,7 +54,7 @@ HOSPITALS = {
     "amsterdam": ("flair", "t1", "t1ce", "t2"),
     "basel": ("flair", "t1ce"),
     "cologne": ("flair", "t1", "t1ce", "t2"),
-    "dublin": ("t1", "t2"),
+    "dublin": ("t2",),
     "esbjerg": ("flair", "t1ce", "t2"),
     "freiburg": ("flair", "t1", "t1ce", "t2"),
     "graz": ("flair", "t1"),
@@ -98,10 +98,19 @@ class Terminal(StringIO):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Screen:
-    """A command line and what runs it."""
+    """A command line, what runs it, and where."""
 
     main: Callable[[list[str]], None]
     words: tuple[object, ...]
+    folder: Path
+
+    @property
+    def title(self) -> str:
+        """The command line, without where things are."""
+        words = list(map(str, self.words))
+        ends = [words.index(option) for option in ("--identity", "--config") if option in words]
+        program = {admin_main: "fedmepd-admin", agent_main: "fedmepd-agent"}.get(self.main, "fedmepd-coordinator")
+        return " ".join([program, *words[: min(ends, default=len(words))]])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder, _world(Path(folder)) as screens:
         for name in asked.names or screens:
             for width in WIDTHS:
-                draw(_printed(screens[name], width), name, width, asked.folder / f"{name}-{width}.png")
+                draw(_printed(screens[name], width), screens[name].title, width, asked.folder / f"{name}-{width}.png")
     return 0
 
 
@@ -139,13 +148,14 @@ def draw(printed: str, title: str, width: int, target: Path) -> None:
 
 def _printed(screen: Screen, width: int) -> str:
     """Return what a command prints at a terminal of so many columns."""
-    out = Terminal()
+    out, err = Terminal(), StringIO()
     surroundings = {"COLUMNS": str(width), "LINES": "40", "TERM": "xterm-256color", "FORCE_COLOR": "1"}
     with (
         patch.dict(os.environ, {**ENVIRONMENT, **surroundings}),
         patch.object(Watcher, "show", _once),
         redirect_stdout(out),
-        redirect_stderr(out),
+        redirect_stderr(err),
+        chdir(screen.folder),
         suppress(SystemExit),
     ):
         screen.main([str(word) for word in screen.words])
@@ -189,9 +199,11 @@ def _add_both(admin: Any, server: Any) -> None:
 
 def _screens(fed: Served) -> dict[str, Screen]:
     def admin(*words: object) -> Screen:
-        return Screen(main=admin_main, words=(*words, "--identity", fed.folder / "alice"))
+        return Screen(main=admin_main, words=(*words, "--identity", "alice"), folder=fed.folder)
 
-    config = fed.folder / "agent.toml"
+    def agent(*words: object) -> Screen:
+        return Screen(main=agent_main, words=(*words, "--config", "agent.toml"), folder=fed.folder)
+
     return {
         "runs-watch": admin("runs", "watch"),
         "runs-show": admin("runs", "show"),
@@ -203,12 +215,12 @@ def _screens(fed: Served) -> dict[str, Screen]:
         "models-list": admin("models", "list"),
         "policy-show": admin("policy", "show"),
         "privacy-report": admin("privacy", "report"),
-        "agent-doctor": Screen(main=agent_main, words=("doctor", "--config", config)),
-        "agent-status": Screen(main=agent_main, words=("status", "--config", config)),
+        "agent-doctor": agent("doctor"),
+        "agent-status": agent("status"),
         "coordinator-doctor": Screen(
-            main=coordinator_main, words=("doctor", "--config", fed.folder / "data" / "coordinator.toml")
+            main=coordinator_main, words=("doctor", "--config", "data/coordinator.toml"), folder=fed.folder
         ),
-        "help": Screen(main=admin_main, words=("--help",)),
+        "help": Screen(main=admin_main, words=("--help",), folder=fed.folder),
     }
 
 
@@ -240,7 +252,7 @@ def _enrol(fed: Served) -> None:
 
 def _play(fed: Served) -> None:
     """Play eleven rounds with some trouble, and a part of the twelfth."""
-    scene = SecureScene(now=time.time() - 12 * 1180)
+    scene = SecureScene(now=time.time() - _TROUBLED * 1095 - 300)
     scene.state = replace(scene.state, run="trial", sites=dict(HOSPITALS), rounds=100, policy=secure_at_hand.POLICY)
     row = RunRow(
         run="trial", name="trial", method="fedmepd", created=scene.now, ended=None, status="", state="",
@@ -283,7 +295,7 @@ def _round(scene: SecureScene, number: int) -> None:
         Phase.CONSISTENCY: scene.confirm,
         Phase.UNMASK: scene.unmask,
         Phase.AGGREGATING: lambda: scene.open(
-            {"modality/t1": "3 sites, fewer than the cohort"} if number == _TROUBLED else {}
+            {"modality/t1": "3 sites; 4 are demanded (amsterdam)"} if number == _TROUBLED else {}
         ),
     }
     if number == _TROUBLED:

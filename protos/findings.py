@@ -5,6 +5,8 @@ Plain data, and how they are shown. What is looked at is each service's own busi
 
 from __future__ import annotations
 
+import textwrap
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,6 +22,9 @@ class Verdict(StrEnum):
 
 
 COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red", Verdict.SKIP: "bright_black"}
+
+
+_LEAST_ROOM = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +46,28 @@ class Finding:
     @property
     def line(self) -> str:
         """All but the verdict, for a terminal: one line, whatever names of files hold."""
-        remedy = f" -> {self.remedy}" if self.remedy else ""
-        words = " ".join(f"{self.what}: {self.text}{remedy}".split())
-        return "".join(sign if sign.isprintable() else "?" for sign in words)
+        return " ".join(self._parts)
+
+    def lines(self, room: int) -> list[str]:
+        """The line in lines of so many columns, the remedy in lines of its own."""
+        found = []
+        for part, start in zip(self._parts, ("", "-> "), strict=False):
+            text = part.removeprefix(start)
+            found += textwrap.wrap(
+                text,
+                max(room, _LEAST_ROOM),
+                initial_indent=start,
+                subsequent_indent=" " * len(start),
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        return found
+
+    @property
+    def _parts(self) -> list[str]:
+        """What was found, and the remedy if there is one, in signs that a terminal can show."""
+        parts = [f"{self.what}: {self.text}", f"-> {self.remedy}"] if self.remedy else [f"{self.what}: {self.text}"]
+        return ["".join(s if s.isprintable() else "?" for s in " ".join(part.split())) for part in parts]
 
     @property
     def plain(self) -> dict[str, str]:
@@ -54,6 +78,15 @@ class Finding:
 def failed(findings: Iterable[Finding]) -> bool:
     """Whether anything keeps the service from its work."""
     return any(finding.verdict is Verdict.FAIL for finding in findings)
+
+
+def counted(findings: Iterable[Finding]) -> str:
+    """Return in words how many things are not well."""
+    count = Counter(finding.verdict for finding in findings)
+    fails, warnings = count[Verdict.FAIL], count[Verdict.WARN]
+    said = "nothing fails" if not fails else "1 thing fails" if fails == 1 else f"{fails} things fail"
+    warned = "1 warning" if warnings == 1 else f"{warnings or 'no'} warnings"
+    return f"{said}, {warned}"
 
 
 def ok(what: str, text: str) -> Finding:

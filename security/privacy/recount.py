@@ -39,7 +39,7 @@ def recount(debits: Sequence[Debit], accountant: Accountant, say: Callable[[str]
     events = [debit.claim.event for debit in debits]
     found = None
     for index in _last_ones(debits):
-        say(f"recomputing what {index + 1:,} debits cost")
+        say(f"recomputing what {f'{index + 1:,} debits cost' if index else '1 debit costs'}")
         found = accountant(events[: index + 1], debits[index].budget.delta)
         if debits[index].spent < found - tolerated(found):
             raise _first(debits[: index + 1], events, accountant, found, say)

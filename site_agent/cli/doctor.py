@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from typing import TYPE_CHECKING
 
 import typer
 
+if TYPE_CHECKING:
+    from protos.findings import Finding
+
 from site_agent.cli.options import DEFAULT, ConfigFile, Json
+
+_VERDICT = 6  # columns
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +30,7 @@ def doctor(config: ConfigFile = DEFAULT, as_json: Json = False) -> None:
 
     Example: fedmepd-agent doctor --config agent.toml
     """
-    from protos.findings import COLOURS, Finding, fail, failed, ok
+    from protos.findings import counted, fail, failed, ok
     from site_agent.cli.run import log_to_stderr
     from site_agent.config import load_config, passphrase
     from site_agent.doctor import examine
@@ -34,7 +42,7 @@ def doctor(config: ConfigFile = DEFAULT, as_json: Json = False) -> None:
     def tell(finding: Finding) -> None:
         findings.append(finding)
         if not as_json:
-            typer.echo(f"{typer.style(f'{finding.verdict.value:<5}', fg=COLOURS[finding.verdict])} {finding.line}")
+            _show(finding)
 
     log_to_stderr()
     try:
@@ -47,4 +55,17 @@ def doctor(config: ConfigFile = DEFAULT, as_json: Json = False) -> None:
             tell(finding)
     if as_json:
         typer.echo(json.dumps({"findings": [finding.plain for finding in findings]}))
+    else:
+        typer.echo(counted(findings))
     raise typer.Exit(1 if failed(findings) else 0)
+
+
+def _show(finding: Finding) -> None:
+    """Print a finding: below itself at a terminal, in one line where nobody looks."""
+    from protos.findings import COLOURS
+
+    room = shutil.get_terminal_size().columns - _VERDICT
+    lines = finding.lines(room) if sys.stdout.isatty() else [finding.line]
+    typer.echo(f"{typer.style(f'{finding.verdict.value:<5}', fg=COLOURS[finding.verdict])} {lines[0]}")
+    for line in lines[1:]:
+        typer.echo(f"{'':{_VERDICT}}{line}")

@@ -23,7 +23,9 @@ def print_table(table: Table) -> None:
     if not table.rows:
         typer.echo(table.empty)
         return
-    grid = Grid(*table.columns, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold", pad_edge=False)
+    for name in table.columns:
+        grid.add_column(name, overflow="fold")  # wrapped, and never cut off
     for row in table.rows:
         grid.add_row(*(escape(cell) for cell in row))
     width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL

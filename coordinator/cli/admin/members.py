@@ -111,7 +111,7 @@ def revoke_member(
 
 def _list(identity: Any, *, as_json: bool, only: MemberRole | None) -> None:
     from coordinator.cli.admin.connection import connected
-    from coordinator.cli.admin.output import print_json, print_table
+    from coordinator.cli.admin.output import OUT, print_json, print_table
 
     with connected(identity) as connection:
         found = [m for m in fetch_members(connection) if only is None or m["role"] == only.value]
@@ -121,7 +121,9 @@ def _list(identity: Any, *, as_json: bool, only: MemberRole | None) -> None:
     now = time.time()
     first = 0 if only is None else 1  # the role is the same in all rows
     rows = [_row(member, now)[first:] for member in found]
-    print_table(_COLUMNS[first:], rows, empty="Nobody has enrolled yet: fedmepd-admin tokens create.", spare=_SPARE)
+    print_table(
+        _COLUMNS[first:], rows, empty="Nobody has enrolled yet: fedmepd-admin tokens create.", spare=_SPARE, colours=OUT
+    )
 
 
 def fetch_members(connection: Connection) -> list[dict[str, Any]]:
@@ -164,7 +166,7 @@ def _show(identity: Any, role: MemberRole, id_: str, *, as_json: bool) -> None:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from coordinator.cli.admin.output import ago, print_facts, print_table, when
+    from coordinator.cli.admin.output import OUT, ago, print_facts, print_table, when
     from coordinator.cli.admin.taking_part import COLUMNS, counted, rows
 
     member, now = found["member"], time.time()
@@ -186,7 +188,7 @@ def _print(found: dict[str, Any]) -> None:
         facts += [("signed list", said), ("took part", counted(found["rounds"]))]
     print_facts(facts)
     if found.get("rounds"):
-        print_table(COLUMNS, rows(found["rounds"][-10:]), empty="")
+        print_table(COLUMNS, rows(found["rounds"][-10:]), empty="", colours=OUT)
 
 
 def _row(member: dict[str, Any], now: float) -> tuple[str, ...]:

@@ -83,7 +83,13 @@ def list_(identity: options.Identity, run: _AnyRun = "", as_json: options.Json =
         for m in found
     ]
     columns = ("run", "round", "created", "size", "file", "contributors", "missing", "sha-256")
-    print_table(columns, rows, empty="There is no model yet.", spare=("sha-256", "size", "created"))
+    print_table(
+        columns,
+        rows,
+        empty="There is no model yet.",
+        spare=("sha-256", "size", "created"),
+        colours={"promoted": "green"},
+    )
 
 
 def show(identity: options.Identity, round_: _Round = 0, run: _RunOption = "", as_json: options.Json = False) -> None:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _WIDTH_WITHOUT_TERMINAL = 200
-_LEAST_ROOM, _GAP = 24, 3  # columns
-_SENTENCES = frozenset({"reason", "missing", "what", "why", "closed", "details", "modalities", "doing"})
+_LEAST_ROOM, _TITLE, _GAP, _INDENT = 24, 12, 3, 2  # columns
+_SENTENCES = frozenset({"reason", "missing", "what", "why", "closed", "details", "modalities", "doing", "to whom"})
+OUT = dict.fromkeys(("absent", "late", "declined", "revoked", "failed", "aborted"), "red")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
@@ -56,12 +57,19 @@ def print_json(value: Any) -> None:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str, err: bool = False, spare: Sequence[str] = ()
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    empty: str,
+    err: bool = False,
+    spare: Sequence[str] = (),
+    colours: Mapping[str, str] | None = None,
 ) -> None:
     """Print a table, or a sentence if there is nothing in it; `err` prints to the standard error.
 
     Sentences are wrapped, dates and names are not. In a narrow window columns of `spare` are left out, in that order,
     and said to be; where that is not enough, everything is wrapped: nothing is cut off.
+    A row that has one of the words of `colours` in a cell is in that colour.
     """
     from rich import box
     from rich.markup import escape
@@ -72,12 +80,13 @@ def print_table(
         typer.echo(empty, err=err)
         return
     out = console(err=err)
-    shown, tight = _fitting(columns, found, spare, out.width)
+    titles, shown, tight = _fitting(columns, found, spare, out.width)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold", pad_edge=False)
     for place in shown:
-        table.add_column(columns[place], no_wrap=not tight and columns[place] not in _SENTENCES, overflow="fold")
+        table.add_column(titles[place], no_wrap=not tight and columns[place] not in _SENTENCES, overflow="fold")
     for row in found:
-        table.add_row(*(escape(row[place]) for place in shown))
+        colour = next((colours[cell] for cell in row if cell in colours), None) if colours else None
+        table.add_row(*(escape(row[place]) for place in shown), style=colour)
     out.print()
     out.print(table)
     left_out = [name for place, name in enumerate(columns) if place not in shown]
@@ -87,22 +96,36 @@ def print_table(
 
 def _fitting(
     columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], width: int
-) -> tuple[list[int], bool]:
-    """Return the columns that a window has room for, and whether those that remain do not fit either."""
+) -> tuple[Sequence[str], list[int], bool]:
+    """Return titles, the columns that a window has room for, and whether those that remain do not fit either."""
+    import textwrap
+
     from rich.cells import cell_len
 
-    needs = []
-    for place, name in enumerate(columns):
-        most = max(cell_len(text) for text in (name, *(row[place] for row in rows)))
-        needs.append(min(most, _LEAST_ROOM) if name in _SENTENCES else most)
-    shown, dispensable = list(range(len(columns))), list(spare)
+    cells = [max(cell_len(row[place]) for row in rows) for place in range(len(columns))]
+    shown, dispensable, titles = list(range(len(columns))), list(spare), list(columns)
 
     def tight() -> bool:
-        return sum(needs[place] + _GAP for place in shown) - _GAP > width
+        needs = [max(most, *map(cell_len, title.split("\n"))) for most, title in zip(cells, titles, strict=True)]
+        least = [min(_LEAST_ROOM, need) if columns[at] in _SENTENCES else need for at, need in enumerate(needs)]
+        return sum(least[place] + _GAP for place in shown) - _GAP > width
 
+    if tight():
+        titles = [
+            textwrap.fill(title, max(most, _TITLE), break_long_words=False)
+            for most, title in zip(cells, titles, strict=True)
+        ]
     while tight() and dispensable:
         shown.remove(columns.index(dispensable.pop(0)))
-    return shown, tight()
+    return titles, shown, tight()
+
+
+def print_below(text: str) -> None:
+    """Print a sentence that belongs to the line before it: indented, all its lines at a terminal."""
+    import textwrap
+
+    width = console().width if sys.stdout.isatty() else len(text) + _INDENT
+    typer.echo(textwrap.fill(text, width, initial_indent=" " * _INDENT, subsequent_indent=" " * _INDENT))
 
 
 def plain(message: Message) -> dict[str, Any]:

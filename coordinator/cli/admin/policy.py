@@ -58,5 +58,7 @@ def _print(found: dict[str, Any]) -> None:
     ]
     print_table(("federation.", "value", "what"), rows, empty="")
     print_segments(found["segments"])
+    if found["warnings"]:
+        typer.echo()
     for warning in found["warnings"]:
         loud(f"WARNING: {warning.rstrip('.')}.")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from security.privacy.report import Report
     from security.privacy.report_audit import Bound
     from security.privacy.report_making import Checks
+    from security.privacy.report_rows import Table
 
 _Out = Annotated[Path, typer.Option("--out", "-o", help="File to write; it must not exist.", show_default=False)]
 _Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Exports, of any owners.", show_default=False)]
@@ -54,6 +55,7 @@ _Membership = Annotated[
     ),
 ]
 _ACCOUNTANT = "dp-accounting (privacy loss distributions)"
+_SPARE = ("rate", "clip", "steps", "noise", "patients", "released", "to whom")  # --json and the page have them
 _LEDGER_NAME = "the coordinator's ledger"
 
 
@@ -164,26 +166,31 @@ def _tell(paths: Sequence[Path], checks: Checks, *, as_json: bool) -> None:
 
 
 def _print(made: Report, html: Path | None) -> None:
-    from coordinator.cli.admin.output import print_table
+    from coordinator.cli.admin.output import print_below, print_table
     from security.privacy import report_rows
 
     if made.failure:
         typer.echo(f"the verification failed: {made.failure}")
         return
     summary = report_rows.summary(made)
-    print_table(summary.columns, summary.rows, empty=summary.empty)
+    print_table(summary.columns, summary.rows, empty=summary.empty, spare=("entries", "releases"))
+    typer.echo()
     for owner in made.owners:
         typer.secho(report_rows.name_of(owner.owner), bold=True)
         for remark in report_rows.remarks(made, owner):
-            typer.echo(f"  {remark}")
+            print_below(remark)
         for table in report_rows.tables(owner):
             typer.echo(f"\n{table.title}")
-            print_table(table.columns, table.rows, empty=table.empty)
+            print_table(table.columns, table.rows, empty=table.empty, spare=_spare(table))
     for table in (report_rows.attack(made), report_rows.heads(made)):
         typer.echo(f"\n{table.title}")
         print_table(table.columns, table.rows, empty=table.empty)
     if html is not None:
         typer.echo(f"\nto print and sign: {html}")
+
+
+def _spare(table: Table) -> list[str]:
+    return [name for name in _SPARE if name in table.columns]
 
 
 def _fetched(identity: Path, checks: Checks, bound: Bound | None) -> Report:

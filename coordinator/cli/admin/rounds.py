@@ -37,7 +37,7 @@ def list_(identity: options.Identity, run: options.Run = "", as_json: options.Js
 
     Example: fedmepd-admin rounds list
     """
-    from coordinator.cli.admin.output import lasting, print_json, print_table, when
+    from coordinator.cli.admin.output import OUT, lasting, print_json, print_table, when
 
     found = _fetch(identity, run)
     if as_json:
@@ -57,7 +57,7 @@ def list_(identity: options.Identity, run: options.Run = "", as_json: options.Js
         for one in found
     ]
     columns = ("round", "phase", "contributed", "missing", "closed", "began", "took", "reason")
-    print_table(columns, rows, empty="The run has had no round yet.", spare=("began", "closed"))
+    print_table(columns, rows, empty="The run has had no round yet.", spare=("began", "closed"), colours=OUT)
 
 
 def show(
@@ -86,7 +86,7 @@ def show(
 
 
 def _print(one: dict[str, Any]) -> None:
-    from coordinator.cli.admin.output import lasting, print_facts, print_table, when
+    from coordinator.cli.admin.output import OUT, lasting, print_facts, print_table, when
 
     attempt = f", attempt {one['attempt']}" if one["attempt"] > 1 else ""
     reason = f": {one['reason']}" if one["reason"] else ""
@@ -110,7 +110,7 @@ def _print(one: dict[str, Any]) -> None:
         (p["site"], ", ".join(p["modalities"]), p["state"], lasting(p["seconds"]) if p["seconds"] else "", p["reason"])
         for p in one["participants"]
     ]
-    print_table(("site", "modalities", "state", "trained", "reason"), rows, empty="It has no sites.")
+    print_table(("site", "modalities", "state", "trained", "reason"), rows, empty="It has no sites.", colours=OUT)
     closed = sorted(one["closed"].items())
     if closed:
         print_table(("closed segment", "why"), closed, empty="")

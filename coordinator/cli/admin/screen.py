@@ -131,7 +131,7 @@ def progress(view: dict[str, Any], now: float, width: int) -> Text:
     done = current["round"] if current["phase"] == "done" else current["round"] - 1
     text = Text(f"round {current['round']}/{view['rounds']}{attempt} ")
     if width >= MIDDLE:
-        text.append(f"{_line(done, view['rounds'], _LONG_BAR)} ", style="green")
+        text.append(f"{_line(done, view['rounds'], _LONG_BAR if width >= WIDE else _BAR)} ", style="green")
     text.append(f"· {current['phase']}")
     text.append(because(current["reason"]))
     if view["ended"] or current["phase"] in {"done", "failed"}:
