@@ -1,8 +1,9 @@
 """Files and folders that survive a crash and that only we can read.
 
 A file that was written is complete or absent, whatever happened in between: contents go to a temporary file in the
-same folder, are flushed to the disk, and take their name in one step. Needs a POSIX file system with hard links and
-permissions (not FAT).
+same folder, are flushed to the disk, and take their name in one step. That others cannot read it needs a file system
+with permissions. Where there are no hard links (FAT, many network shares) a new file takes its name in two steps:
+nothing is overwritten there either, and a crash between them leaves an empty file of that name.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ PRIVATE = 0o600
 PUBLIC = 0o644
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EINVAL}
+_CANNOT_SYNC_FOLDERS = {errno.EINVAL, errno.ENOTSUP}
 
 
 def write_new(path: Path, contents: bytes, mode: int) -> None:
@@ -32,12 +35,37 @@ def write_new(path: Path, contents: bytes, mode: int) -> None:
     """
     with _complaining(path), _temporary(path, contents, mode) as temporary:
         try:
-            os.link(temporary, path)
+            take_new_name(temporary, path)
         except FileExistsError:
             raise KeyFileError(
                 f"{path} exists already and is never overwritten",
                 remedy="keep it, or move it away if you are sure that nothing needs it",
             ) from None
+
+
+def take_new_name(temporary: Path, path: Path) -> None:
+    """Give a whole file a name that nothing has yet; its old name may be there still.
+
+    Args:
+        temporary: The file, in the same folder, seen to the disk.
+        path: Its new name.
+
+    Raises:
+        FileExistsError: If something has that name; it is as it was.
+        OSError: If it cannot be named; nothing has the name then.
+    """
+    try:
+        os.link(temporary, path)
+        return
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE))  # reserves it
+    try:
+        temporary.replace(path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def replace(path: Path, contents: bytes, mode: int) -> None:
@@ -147,10 +175,13 @@ def _take_name(temporary: Path, path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush a folder's entries to the disk."""
+    """Flush a folder's entries to the disk, where the file system knows such a thing."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC_FOLDERS:
+            raise
     finally:
         os.close(handle)
 

@@ -85,7 +85,7 @@ class UnsealingReader:
         if len(header) < _HEADER_BYTES or not header.startswith(MAGIC) or header[len(MAGIC)] not in _LOG2_COSTS:
             raise KeyFileError("the file is not a sealed backup, or it is damaged", remedy="name the right file")
         self._file, self._chunks = file, _Chunks(header, passphrase)
-        self._next, self._ready, self._ended = file.read(CHUNK_BYTES + _TAG_BYTES), b"", False
+        self._next, self._ready, self._ended = file.read(CHUNK_BYTES + _TAG_BYTES), memoryview(b""), False
 
     def read(self, size: int = -1) -> bytes:
         """Return so many verified bytes, fewer at the end only; all that are left if negative.
@@ -93,13 +93,18 @@ class UnsealingReader:
         Raises:
             KeyFileError: If the passphrase is wrong, or the stream was altered or cut off.
         """
-        parts = [self._ready]
-        while not self._ended and (size < 0 or sum(map(len, parts)) < size):
-            parts.append(self._chunk())
-        found = b"".join(parts)
-        end = len(found) if size < 0 else size
-        self._ready = found[end:]
-        return found[:end]
+        parts, wanted = [], size
+        while wanted:
+            if not self._ready:
+                if self._ended:
+                    break
+                self._ready = memoryview(self._chunk())
+                continue
+            part = self._ready[:wanted] if size >= 0 else self._ready
+            self._ready = self._ready[len(part) :]  # a view: nothing is copied but what is asked for
+            parts.append(part)
+            wanted -= len(part) if size >= 0 else 0
+        return b"".join(parts)
 
     def _chunk(self) -> bytes:
         sealed, self._next = self._next, self._file.read(CHUNK_BYTES + _TAG_BYTES)

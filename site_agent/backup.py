@@ -18,7 +18,7 @@ import os
 import secrets
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -27,12 +27,13 @@ from typing import Any, BinaryIO
 from fedmepd import __version__
 from fedmepd.durable import sync_folder
 from security import files
+from security.errors import SecurityError
 from security.folders import IdentityFolder
 from security.sealed_stream import SealingWriter, UnsealingReader
 from site_agent.assembly import alone
 from site_agent.audit import AuditLog
 from site_agent.config import Config
-from site_agent.errors import StateError
+from site_agent.errors import StateError, StorageError
 from site_agent.faults import disk
 from site_agent.identity import FOLDER as IDENTITY
 from site_agent.purse import FILE as LEDGER
@@ -85,24 +86,37 @@ def make(config: Config, configuration: Path, out: Path, passphrase: bytes) -> B
         SecurityError: If the passphrase is too short.
     """
     if os.path.lexists(out):
-        raise StateError(f"{out} exists already and is never overwritten", remedy="name another file")
+        raise _exists(out)
     home = IdentityFolder(config.data / IDENTITY)
     if not home.exists:
         raise StateError(f"{config.data} holds no enrolled site", remedy="there is nothing to back up yet")
     site = home.read_identity().uri
     with alone(config.data), AuditLog(config.data, site) as audit:
-        audit.note("backup.made", out.name, "accepted", software=__version__)
-        found = _contents(config, configuration)
-        facts = Backup(
-            site=site,
-            made=datetime.now(UTC).isoformat(timespec="seconds"),
-            software=__version__,
-            files=len(found),
-            bytes=sum(path.stat().st_size for path in found.values() if not path.is_symlink()),
-        )
-        with disk(out), _new_file(out) as file, SealingWriter(file, passphrase) as sealed:
-            _pack(sealed, facts, found)
+        with _noted(audit, out.name):
+            found = _contents(config, configuration)
+            facts = Backup(
+                site=site,
+                made=datetime.now(UTC).isoformat(timespec="seconds"),
+                software=__version__,
+                files=len(found),
+                bytes=sum(path.stat().st_size for path in found.values() if not path.is_symlink()),
+            )
+            with disk(out), _new_file(out) as file, SealingWriter(file, passphrase) as sealed:
+                _pack(sealed, facts, found)
     return facts
+
+
+@contextmanager
+def _noted(audit: AuditLog, name: str) -> Iterator[None]:
+    """Put on record that a backup was begun, which is the newest that it holds, and then how it ended."""
+    audit.note("backup.begun", name, "accepted", software=__version__)
+    try:
+        yield
+    except BaseException as error:
+        with suppress(StorageError, SecurityError):  # of both faults the first is told
+            audit.note("backup.made", name, "failed", problem=str(error) or type(error).__name__)
+        raise
+    audit.note("backup.made", name, "accepted", software=__version__)
 
 
 def verify(file: Path, passphrase: bytes) -> Backup:
@@ -191,10 +205,17 @@ def _new_file(out: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(handle)
-        os.link(temporary, out)
+        try:
+            files.take_new_name(temporary, out)
+        except FileExistsError:
+            raise _exists(out) from None
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(out.absolute().parent)
+
+
+def _exists(out: Path) -> StateError:
+    return StateError(f"{out} exists already and is never overwritten", remedy="name another file")
 
 
 def _pack(sealed: SealingWriter, facts: Backup, found: dict[str, Path]) -> None:
@@ -289,15 +310,25 @@ def _put(path: Path, content: Any) -> None:
 
 
 def _doubt(folder: Path, data: Path, facts: Backup) -> None:
-    """Keep private rounds from going on with a ledger of which nobody knows whether it is the newest (SPEC 13.7)."""
+    """Keep private rounds from going on: nobody knows whether the ledger, or that there was none, is new (SPEC 13.7)."""
     ledger = folder / LEDGER
-    if not ledger.exists():
-        return
     note = ledger.parent / STOPPED
-    if not note.exists():
+    _make(ledger.parent)
+    if note.exists():
+        return
+    since = f"{data} was put back from a backup of {facts.made}, "
+    if ledger.exists():
         reason = (
-            f"{data} was put back from a backup of {facts.made}, and its ledger does not know what was spent since: "
-            "compare the newest entry that `fedmepd-agent privacy report` prints with what the coordinator and other "
-            "sites have noted, and put a newer copy of privacy/ back if one of them has seen more"
+            f"{since}and its ledger does not know what was spent since: compare the newest entry that "
+            "`fedmepd-agent privacy report` prints with what the coordinator and other sites have noted, and put a "
+            "newer copy of privacy/ back if one of them has seen more"
         )
-        files.write_new(note, reason.encode(), files.PRIVATE)
+    else:
+        reason = (
+            f"{since}which was made before this site had a ledger of privacy budgets, so that what was spent since is "
+            "not known: ask the coordinator's operator and other sites for what their ledgers have noted of this "
+            "site's. If anybody has an entry, put the newest copy of privacy/ back, or, if it is lost, enrol anew "
+            "under another id. If nobody has, nothing was spent that others know of, and "
+            "the policy's budget is in force from the agent's next start on"
+        )
+    files.write_new(note, reason.encode(), files.PRIVATE)

@@ -29,7 +29,7 @@ FILE = Path("privacy") / "ledger.jsonl"
 CLAUSE = "SPEC 13.7"
 MECHANISM = "training"
 _UNPROTECTED = "the run trains this site without noise and releases its updates"
-_BEGUN, _DEBIT = "privacy.begun", "privacy.debit"
+_BEGUN, _DEBIT = TELLING = ("privacy.begun", "privacy.debit")  # in an audit log: there is, or was, a ledger
 _log = structlog.get_logger("site_agent.purse")
 
 
@@ -201,10 +201,15 @@ def _begins(path: Path, notes: Notes) -> bool:
     """
     if path.exists():
         return False
-    if notes.has(_BEGUN, _DEBIT):
-        raise LedgerError(
-            f"there is no {path}, and the audit log tells of a privacy ledger here: what was spent is not known",
-            remedy="put the newest copy of the whole folder back. If it is lost, nobody can say what may still be "
-            "spent: enrol anew, under another id and with an empty agent.data, with a budget that allows for it",
-        )
+    if notes.has(*TELLING):
+        raise gone(path)
     return True
+
+
+def gone(path: Path) -> LedgerError:
+    """Return the error for a ledger that is not there although the audit log has one of `TELLING`."""
+    return LedgerError(
+        f"there is no {path}, and the audit log tells of a privacy ledger here: what was spent is not known",
+        remedy="put the newest copy of the whole folder back. If it is lost, nobody can say what may still be "
+        "spent: enrol anew, under another id and with an empty agent.data, with a budget that allows for it",
+    )

@@ -1,19 +1,22 @@
-"""The ledger of privacy budgets: can it be read, is it ours, how much of the budget is left."""
+"""The ledger of privacy budgets: is it there, whole and ours, may anything be released, how much of the budget is left."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from protos.findings import Finding, fail, ok, skip, warn
+from security.audit_file import records
 from security.errors import SecurityError
 from security.folders import LoadedIdentity
 from security.keys import public_bytes
 from security.privacy import exports
 from security.privacy.terms import Budget
+from site_agent.audit import FILE_NAME as AUDIT
 from site_agent.config import Config
 from site_agent.errors import AgentError
 from site_agent.policy_file import Policy
-from site_agent.purse import FILE
+from site_agent.purse import FILE, TELLING, gone
+from site_agent.witnessing import STOPPED
 
 _WHAT = "privacy"
 _REMEDY = "fedmepd-agent privacy report shows what for"
@@ -23,14 +26,26 @@ _AT_DELTA = "fedmepd-agent privacy report computes it; the next private run is c
 def examine_ledger(config: Config, loaded: LoadedIdentity | None) -> Finding:
     """Look at the ledger; an agent may be writing it meanwhile."""
     path = config.data / FILE
-    if not path.exists():
-        return skip(_WHAT, "no ledger yet: it is begun when the agent is started")
+    note = path.parent / STOPPED
     try:
+        if note.exists():
+            why = note.read_text(encoding="utf-8", errors="replace").strip().rstrip(".")
+            return fail(_WHAT, f"nothing private is released: {why}", f"see to it, then remove {note}")
+        if not path.exists():
+            return _absent(path, config.data / AUDIT)
         return _ledger(path, config, loaded)
     except (SecurityError, AgentError) as error:
         return fail(_WHAT, error.problem, error.remedy or "")
     except OSError as error:
         return fail(_WHAT, f"{path} cannot be read ({error.strerror})", "run as the agent's user")
+
+
+def _absent(path: Path, audit: Path) -> Finding:
+    """Say whether an agent would begin a ledger, or not start because there was one."""
+    if audit.exists() and any(record.action in TELLING for record in records(audit)):
+        error = gone(path)
+        return fail(_WHAT, error.problem, error.remedy or "")
+    return skip(_WHAT, "no ledger yet: it is begun when the agent is started")
 
 
 def _ledger(path: Path, config: Config, loaded: LoadedIdentity | None) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -52,6 +53,31 @@ def test_the_file_is_private_from_its_first_byte(path, monkeypatch):
     assert mode == 0o600
     assert stat.S_IMODE(modes[0]) == 0o600
     assert stat.S_ISDIR(modes[-1])  # the folder's entry was flushed as well
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_without_hard_links_a_new_file_is_whole_and_overwrites_nothing(path, monkeypatch, code):
+    def no_links(*_):
+        raise OSError(code, "no")
+
+    monkeypatch.setattr(os, "link", no_links)
+    files.write_new(path, b"content", files.PRIVATE)
+    with pytest.raises(KeyFileError, match="exists already"):
+        files.write_new(path, b"another", files.PRIVATE)
+    assert path.read_bytes() == b"content"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_without_hard_links_a_name_that_cannot_be_taken_is_free_again(path, monkeypatch):
+    def no(*_):
+        raise OSError(errno.EPERM, "no")
+
+    monkeypatch.setattr(os, "link", no)
+    monkeypatch.setattr(files.Path, "replace", no)
+    with pytest.raises(KeyFileError, match="cannot be used"):
+        files.write_new(path, b"content", files.PRIVATE)
+    assert list(path.parent.iterdir()) == []
 
 
 def test_a_key_is_never_overwritten(path):

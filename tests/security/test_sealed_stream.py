@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 
 import pytest
 
@@ -47,6 +48,18 @@ def test_what_was_written_comes_back(size):
     assert unseal(sealed) == content
     assert UnsealingReader(io.BytesIO(sealed), PASSPHRASE).read() == content
     assert content[:64] not in sealed or not content
+
+
+def test_a_small_read_copies_what_it_returns_and_no_more():
+    content = content_of(CHUNK_BYTES)
+    reader = UnsealingReader(io.BytesIO(seal(content)), PASSPHRASE)
+    reader.read(1)
+    tracemalloc.start()
+    try:
+        assert reader.read(10_240) == content[1:10_241]
+        assert tracemalloc.get_traced_memory()[1] < CHUNK_BYTES // 10
+    finally:
+        tracemalloc.stop()
 
 
 def test_two_seals_have_nothing_in_common():

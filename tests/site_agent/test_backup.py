@@ -181,6 +181,26 @@ def test_a_full_disk_leaves_no_half_backup(site, tmp_path, monkeypatch):
     assert list(folder.iterdir()) == []
 
 
+def no_links(*_):
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+def test_a_stick_without_hard_links_takes_a_backup_and_nothing_is_overwritten(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(backup.os, "link", no_links)
+    out = tmp_path / "usb" / "a.backup"
+    out.parent.mkdir()
+    facts = make(site, out)
+    assert backup.verify(out, PASSPHRASE) == facts
+    assert [path.name for path in out.parent.iterdir()] == ["a.backup"]
+    assert out.stat().st_mode & 0o777 == 0o600
+    before = out.read_bytes()
+    monkeypatch.setattr(backup.os.path, "lexists", lambda _: False)  # it appears while the backup is made
+    with pytest.raises(StateError, match="never overwritten"):
+        make(site, out)
+    assert out.read_bytes() == before
+    assert [path.name for path in out.parent.iterdir()] == ["a.backup"]
+
+
 def test_a_full_disk_leaves_no_half_folder(site, tmp_path, monkeypatch):
     make(site, tmp_path / "a.backup")
     place = tmp_path / "place"
@@ -276,6 +296,27 @@ def test_after_putting_a_ledger_back_nothing_private_is_released_until_a_person_
     close(log, purse)
 
 
+def test_a_backup_from_before_the_first_start_does_not_give_the_budget_back(site, tmp_path):
+    make(site, tmp_path / "a.backup")
+    target = tmp_path / "target"
+    backup.restore(tmp_path / "a.backup", target, PASSPHRASE)
+    note = target / "privacy" / "rolled-back"
+    assert note.parent.stat().st_mode & 0o777 == 0o700
+    for _ in range(2):  # a start changes nothing about it
+        log, purse = opened(target)
+        with pytest.raises(RefusalError, match="nothing private is released") as refused:
+            purse.check_whole()
+        assert purse.ledger.budget is None
+        close(log, purse)
+    assert "ask the coordinator's operator" in refused.value.remedy
+    assert refused.value.remedy.endswith(f"Then remove {note}")
+    note.unlink()
+    log, purse = opened(target)
+    purse.check_whole()
+    assert purse.ledger.budget == Budget(epsilon=8.0, delta=1e-5)
+    close(log, purse)
+
+
 def test_a_ledger_that_was_stopped_before_stays_stopped_for_its_first_reason(site, tmp_path):
     close(*opened(site[1]))
     (site[1] / "privacy" / "rolled-back").write_text("the coordinator has seen more")
@@ -312,10 +353,26 @@ def test_the_audit_log_tells_of_both_and_an_older_one_lacks_a_noted_head(site, t
         noted = log.head
     backup.restore(tmp_path / "a.backup", tmp_path / "target", PASSPHRASE)
     path = tmp_path / "target" / "audit.jsonl"
-    assert [json.loads(line)["action"] for line in path.read_text().splitlines()] == ["backup.made", "backup.restored"]
+    assert [json.loads(line)["action"] for line in path.read_text().splitlines()] == ["backup.begun", "backup.restored"]
     assert verify_file(path).records == 2
     with pytest.raises(AuditError, match="lacks the record"):
         verify_file(path, expected_head=noted)
+
+
+def told(data):
+    lines = (data / "audit.jsonl").read_text().splitlines()
+    return [(record["action"], record["outcome"]) for record in map(json.loads, lines)]
+
+
+def test_a_backup_is_on_record_as_made_once_it_is_there(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(backup.os, "link", full)
+    with pytest.raises(StorageError):
+        make(site, tmp_path / "a.backup")
+    assert told(site[1]) == [("backup.begun", "accepted"), ("backup.made", "failed")]
+    monkeypatch.undo()
+    monkeypatch.setattr(sealed_stream, "_LOG2_COST", 10)
+    make(site, tmp_path / "a.backup")
+    assert told(site[1])[2:] == [("backup.begun", "accepted"), ("backup.made", "accepted")]
 
 
 # -- commands -------------------------------------------------------------------------------------------------------

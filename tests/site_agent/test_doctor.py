@@ -27,11 +27,13 @@ from protos import disk_findings, endpoint_findings, machine_findings
 from protos.findings import Verdict, fail
 from protos.machine_findings import machine, patients
 from security import keys
+from site_agent.audit import AuditLog
 from site_agent.cli import main
 from site_agent.config import Config
 from site_agent.doctor import network, service
 from site_agent.doctor.asking import ask_trainer
 from site_agent.doctor.disks import examine_disks
+from site_agent.doctor.ledger import examine_ledger
 from site_agent.doctor.network import examine_network
 from site_agent.doctor.service import examine_service
 from site_agent.link import SOFTWARE
@@ -120,6 +122,29 @@ def test_a_good_disk_keeps_nothing_of_the_trial(tmp_path):
     (found,) = examine_disks(config_of(tmp_path))
     assert found.verdict is Verdict.OK
     assert list((tmp_path / "data").iterdir()) == []
+
+
+# -- the ledger -----------------------------------------------------------------------------------------------------
+
+
+def test_a_ledger_that_others_have_seen_more_of_and_one_that_was_put_back(tmp_path):
+    config = config_of(tmp_path)
+    assert examine_ledger(config, None).verdict is Verdict.SKIP
+    note = config.data / "privacy" / "rolled-back"
+    note.parent.mkdir()
+    note.write_text("it was put back: ask the operator")
+    is_mendable(examine_ledger(config, None), Verdict.FAIL, "ask the operator")
+    assert str(note) in examine_ledger(config, None).remedy
+
+
+@pytest.mark.parametrize("action", ["privacy.begun", "privacy.debit"])
+def test_a_ledger_that_is_gone(tmp_path, action):
+    config = config_of(tmp_path)
+    with AuditLog(config.data, "test") as log:
+        log.note("round.sent", "demo", "accepted")
+        assert examine_ledger(config, None).verdict is Verdict.SKIP
+        log.note(action, "ledger.jsonl", "accepted")
+        is_mendable(examine_ledger(config, None), Verdict.FAIL, "there is no")
 
 
 # -- the service ----------------------------------------------------------------------------------------------------
