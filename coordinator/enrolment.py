@@ -14,10 +14,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import grpc
 from grpc import aio
 
-from coordinator.errors import RefusedError
+from coordinator.errors import ImpatienceError, RefusedError
 from coordinator.registry import Attempt, Awaiting, Registry
 from fedmepd import __version__
 from protos import codec
@@ -90,9 +89,8 @@ class Enrolment(EnrolmentServicer):
         address = _address(context.peer())
         left = self._patience.seconds_left(address)
         if left:
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"too many wrong tokens from {address}. wait {left:.0f} s, then use the right one.",
+            raise ImpatienceError(
+                f"too many wrong tokens from {address}", remedy=f"wait {left:.0f} s, then use the right one"
             )
         if request.ByteSize() > _MOST_REQUEST_BYTES:
             raise RefusedError(f"the enrolment request is larger than {_MOST_REQUEST_BYTES} bytes")

@@ -71,6 +71,10 @@ class ForbiddenError(CoordinatorError):
     """The caller's role or membership does not allow what was asked."""
 
 
+class ImpatienceError(CoordinatorError):
+    """Somebody has tried too often, and has to wait."""
+
+
 class StorageError(CoordinatorError):
     """The disk is full, or the database or blob store cannot be reached."""
 

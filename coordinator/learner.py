@@ -133,6 +133,7 @@ class LeadTrainer:
                 try:
                     done = await self._watched(asyncio.wrap_future(self._worker.submit(job, **arguments)))
                 except JobFailedError as error:  # its words may name files of patients: they stay in the trainer's log
+                    self._lost = False  # it lives, and refuses
                     _log.warning("the lead's trainer refused", job=job, reason=str(error))
                     raise LeadError(f"{error.kind} in its {job} job; {self._log} says more") from error
                 except WorkerDiedError as error:

@@ -19,6 +19,7 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (errors.CorruptedError, grpc.StatusCode.DATA_LOSS),
     (errors.UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),
     (errors.ForbiddenError, grpc.StatusCode.PERMISSION_DENIED),
+    (errors.ImpatienceError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.StorageError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (VersionError, grpc.StatusCode.UNIMPLEMENTED),
     (ProtocolError, grpc.StatusCode.INVALID_ARGUMENT),

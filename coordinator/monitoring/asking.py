@@ -1,7 +1,7 @@
 """Questions that may take long (database, disks), asked in threads of their own: who reads waits two seconds at most.
 
-A question is under way once, however many read; what it answered is told again for a few seconds. One that hangs leaves
-a waiting thread behind, and is not asked again before it has ended.
+A question is under way once, however many read; what it answered is told again for a few seconds, a fault for 15 s at
+most. One that hangs leaves a waiting thread behind, and is not asked again before it has ended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 PATIENCE_S = 2.0
-_FRESH_S = 5.0
+_FRESH_S, _RETRY_S = 5.0, 15.0
 _T = TypeVar("_T")
 
 
@@ -49,14 +49,20 @@ class Asked(Generic[_T]):
         self._last: Answer[_T] | None = None
 
     def begin(self) -> None:
-        """Ask, unless it is under way or was answered just now."""
+        """Ask, unless it is under way or was answered just now; never raises."""
         with self._lock:
             age = time.monotonic() - self._began
-            if self._running is not None or (self._last and age < self._fresh_s and not self._stale):
+            fresh_s = min(self._fresh_s, _RETRY_S) if self._last and self._last.error else self._fresh_s
+            if self._running is not None or (self._last and age < fresh_s and not self._stale):
                 return
             self._began, self._stale = time.monotonic(), False
-            self._running = threading.Thread(target=self._run, name="monitoring", daemon=True)
-            self._running.start()
+            asking = threading.Thread(target=self._run, name="monitoring", daemon=True)
+            try:
+                asking.start()
+            except Exception as error:  # noqa: BLE001  no thread to be had now: that is the answer, and not for good
+                self._last = self._failed(error)
+            else:
+                self._running = asking  # it cannot end before: that takes the lock
 
     def answer(self) -> Answer[_T]:
         """Return what is known, after a wait for what is under way."""
@@ -79,7 +85,10 @@ class Asked(Generic[_T]):
         try:
             answer = Answer(value=self._ask(), seconds=time.monotonic() - began)
         except Exception as error:  # noqa: BLE001  whatever it is, it is the answer
-            before = None if self._last is None else self._last.value
-            answer = Answer(value=before, error=str(error) or type(error).__name__)
+            answer = self._failed(error)
         with self._lock:
             self._last, self._running = answer, None
+
+    def _failed(self, error: Exception) -> Answer[_T]:
+        before = None if self._last is None else self._last.value
+        return Answer(value=before, error=str(error) or type(error).__name__)

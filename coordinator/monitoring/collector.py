@@ -30,6 +30,7 @@ from coordinator.monitoring.catalogue import (
     PREFIX,
     REFUSED,
     RUN_STATES,
+    STAGES,
     STALLED_S,
     STATUSES,
 )
@@ -37,7 +38,8 @@ from coordinator.monitoring.counters import Counters, durations_of, short
 from coordinator.monitoring.health import Health
 from coordinator.records import MemberRow, MemberState
 from coordinator.registry import Registry
-from coordinator.state import AWAITED, RoundState, RunState, RunStatus, SiteStatus
+from coordinator.standing import ownership, word
+from coordinator.state import AWAITED, RoundState, RunState, SiteStatus
 from fedmepd import __version__
 from protos.metrics import Book, Labels, states
 from protos.terms import PROTOCOL, Phase
@@ -270,21 +272,15 @@ class CoordinatorCollector(Collector):
 
 
 def _state_of(state: RunState | None) -> str:
-    if state is None:
-        return "none"
-    return "paused" if state.paused and state.status is RunStatus.RUNNING else state.status.value
+    return "none" if state is None else word(state.status.value, paused=state.paused)
 
 
 def _modalities(state: RunState) -> Iterator[tuple[Labels, float]]:
-    """Yield how many sites own each modality of the run, in each stage."""
-    stages = {"owners": [site for site in state.sites if site not in state.revoked]}
-    if state.round is not None:
-        stages["active"] = [known.site for known in state.round.participants if not known.status.out]
-    if state.previous:
-        stages["contributed"] = list(state.previous)
-    for modality in sorted({one for own in state.sites.values() for one in own}):
-        for stage, sites in stages.items():
-            yield (modality, stage), float(sum(modality in state.sites.get(site, ()) for site in sites))
+    """Yield how many sites own each modality of the run, in each stage that there is."""
+    for found in ownership(state):
+        for stage, sites in zip(STAGES, (found.owners, found.active, found.contributed), strict=True):
+            if sites is not None:
+                yield (found.modality, stage), float(len(sites))
 
 
 def _by_site(values: Mapping[str, float]) -> dict[Labels, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coordinator.records import MemberRow, MemberState, RoundRow, RunRow
+from coordinator.standing import ownership, word
 from coordinator.state import CohortScores, RunState
 from coordinator.status_page.known import Known, RunKnown, Window
 from coordinator.status_page.rounds import Attempt, RoundNow, attempt_of, round_now
@@ -174,13 +175,13 @@ def page_of(known: Known) -> Page:
 def _run(run: RunKnown, now: float) -> RunFacts:
     state = run.state
     done = 0 if state.published is None else state.published.round_number
-    word, tone = _standing(state.status.value, paused=state.paused)
+    stands, tone = _standing(state.status.value, paused=state.paused)
     return RunFacts(
         run=state.run,
         name=run.row.name,
         method=run.row.method,
         aggregation=state.policy.aggregation,
-        state=word,
+        state=stands,
         tone=tone,
         reason=state.reason,
         rounds_done=done,
@@ -197,10 +198,10 @@ def _run(run: RunKnown, now: float) -> RunFacts:
 
 def _standing(status: str, *, paused: bool = False) -> tuple[str, str]:
     """Return a run's state as a word, and its tone."""
-    if paused and status in {"starting", "running"}:
-        return "paused", "warn"
-    tones = {"starting": "busy", "running": "busy", "completed": "good", "aborted": "warn", "failed": "bad"}
-    return status, tones.get(status, "quiet")
+    tones = {"starting": "busy", "running": "busy", "completed": "good", "failed": "bad"}
+    tones |= {"paused": "warn", "aborted": "warn"}
+    found = word(status, paused=paused)
+    return found, tones.get(found, "quiet")
 
 
 def _site(row: MemberRow, known: Known) -> SiteFacts:
@@ -225,20 +226,15 @@ def _site(row: MemberRow, known: Known) -> SiteFacts:
 
 
 def _modalities(state: RunState) -> tuple[ModalityFacts, ...]:
-    owners: dict[str, list[str]] = {}
-    for site, own in state.sites.items():
-        for modality in own:
-            owners.setdefault(modality, []).append(site)
-    out = set() if state.round is None else {one.site for one in state.round.participants if one.status.out}
     return tuple(
         ModalityFacts(
-            modality=modality,
-            owners=len(sites),
-            active=sum(site not in out for site in sites),
-            contributed=sum(site in state.previous for site in sites),
-            names=tuple(sites),
+            modality=found.modality,
+            owners=len(found.owners),
+            active=len(found.active or ()),
+            contributed=len(found.contributed or ()),
+            names=found.owners,
         )
-        for modality, sites in owners.items()
+        for found in ownership(state)
     )
 
 
@@ -300,13 +296,14 @@ def _attempts(run: RunKnown, now: float) -> tuple[Attempt, ...]:
 
 
 def _past(row: RunRow, known: Known) -> PastRun:
-    word, tone = _standing(row.status)
+    shown = known.run is not None and known.run.row.run == row.run
+    stands, tone = _standing(row.status, paused=shown and known.run is not None and known.run.state.paused)
     return PastRun(
         run=row.run,
         method=row.method,
-        state=word,
+        state=stands,
         tone=tone,
         began=moment(row.created, known.now),
         ended=moment(row.ended, known.now),
-        shown=known.run is not None and known.run.row.run == row.run,
+        shown=shown,
     )

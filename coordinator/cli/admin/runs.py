@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from coordinator.cli.admin import options
+from coordinator.standing import word
 
 _Config = Annotated[
     Path,
@@ -93,7 +94,7 @@ def list_(identity: options.Identity, as_json: options.Json = False) -> None:
             run["run"],
             run["method"],
             run["aggregation"],
-            "paused" if run["paused"] and not run["ended"] else run["state"],
+            word(run["state"], paused=run["paused"]),
             f"{run['round']['round']}/{run['rounds']}",
             str(len(run["sites"])),
             when(run["created"]),
@@ -190,8 +191,9 @@ def _print(view: dict[str, Any]) -> None:
     """Print what is known of a run."""
     import time
 
-    from coordinator.cli.admin.output import console, lasting, print_facts, when
+    from coordinator.cli.admin.output import console, print_facts, when
     from coordinator.cli.admin.screen import Screen
+    from coordinator.wording import lasting
 
     took = (view["ended"] or time.time()) - view["created"]
     facts = [
@@ -246,7 +248,7 @@ def _control(identity: Path, run: str, action: str, reason: str) -> None:
     with connected(identity) as connection:
         request = messages.ControlRunRequest(run=run, action=number, reason=reason)
         view = ask(connection.stub.ControlRun, request).view
-    typer.echo(f"run {view.run} is {view.state}{', paused' if view.paused else ''}")
+    typer.echo(f"run {view.run} is {word(view.state, paused=view.paused)}")
 
 
 def _watch(identity: Path, run: str, *, as_json: bool) -> None:

@@ -15,10 +15,12 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.cli.admin.output import ago, lasting
+from coordinator.cli.admin.output import ago
+from coordinator.standing import word
+from coordinator.wording import lasting
 
 WIDE, MIDDLE = 100, 72  # columns; below, modalities and then bars and ages are left out
-_BAR, _LONG_BAR = 16, 32
+_SHORT_BAR, _BAR, _LONG_BAR = 8, 16, 32
 _SILENT_S = 90.0
 _LEAST_ROWS = 3
 _SHORTENED = frozenset({"modalities", "reason"})  # before any other column
@@ -105,7 +107,7 @@ class Screen:
 
 def standing(view: dict[str, Any]) -> str:
     """Return the state of a run, `paused` included."""
-    return "paused" if view["paused"] and not view["ended"] else str(view["state"])
+    return word(str(view["state"]), paused=bool(view["paused"]))
 
 
 def because(reason: str) -> str:
@@ -129,18 +131,18 @@ def progress(view: dict[str, Any], now: float, width: int) -> Text:
     current = view["round"]
     attempt = f" attempt {current['attempt']}" if current["attempt"] > 1 else ""
     done = current["round"] if current["phase"] == "done" else current["round"] - 1
-    text = Text(f"round {current['round']}/{view['rounds']}{attempt} ")
-    if width >= MIDDLE:
-        text.append(f"{_line(done, view['rounds'], _LONG_BAR if width >= WIDE else _BAR)} ", style="green")
-    text.append(f"· {current['phase']}")
-    text.append(because(current["reason"]))
-    if view["ended"] or current["phase"] in {"done", "failed"}:
-        return text
-    spent = now - current["began"] - sum(part["seconds"] for part in current["durations"])
-    text.append(f" for {lasting(spent)}")
-    if current["seconds_left"]:
-        text.append(f", at most {lasting(current['seconds_left'])} more")
-    return text
+    head, tail = f"round {current['round']}/{view['rounds']}{attempt} ", f"· {current['phase']}"
+    tail += because(current["reason"])
+    if not view["ended"] and current["phase"] not in {"done", "failed"}:
+        spent = now - current["began"] - sum(part["seconds"] for part in current["durations"])
+        tail += f" for {lasting(spent)}"
+        if current["seconds_left"]:
+            tail += f", at most {lasting(current['seconds_left'])} more"
+    text, room = Text(head), width - len(head) - len(tail) - 1
+    length = next((bar for bar in (_LONG_BAR, _BAR, _SHORT_BAR) if bar <= room), 0)
+    if length:
+        text.append(f"{_line(done, view['rounds'], length)} ", style="green")
+    return text.append(tail)
 
 
 def strip(view: dict[str, Any], width: int) -> Text:
@@ -150,15 +152,15 @@ def strip(view: dict[str, Any], width: int) -> Text:
     text, column = Text(), 0
     for phase in _SECURE if view["aggregation"] == "secure" else _PLAIN:
         over = phase in took and phase != current["phase"]
-        word = f"{phase} {lasting(took[phase])}" if over else phase
+        label = f"{phase} {lasting(took[phase])}" if over else phase
         if text:
             text.append(" → ", style="dim")
             column += len(" → ")
-        if column + len(word) + len(" →") > width:
+        if column + len(label) + len(" →") > width:
             text.append("\n")
             column = 0
-        text.append(word, style="green" if over else "bold reverse" if phase == current["phase"] else "dim")
-        column += len(word)
+        text.append(label, style="green" if over else "bold reverse" if phase == current["phase"] else "dim")
+        column += len(label)
     return text
 
 
