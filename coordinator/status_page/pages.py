@@ -10,8 +10,9 @@ from importlib import resources
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 
-from coordinator.status_page import words
 from coordinator.status_page.model import Page
+from coordinator.status_page.words import names
+from coordinator.wording import size
 
 _TEMPLATES = ("base.html.j2", "status.html.j2", "parts.html.j2", "enter.html.j2", "notice.html.j2")
 
@@ -26,7 +27,7 @@ class Pages:
         self._environment = Environment(
             loader=DictLoader(texts), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        self._environment.filters |= {"size": words.size, "names": words.names}
+        self._environment.filters |= {"size": size, "names": names}
 
     def status(self, page: Page, *, viewer: str, session: bool, refresh: bool) -> bytes:
         """Return the status page.

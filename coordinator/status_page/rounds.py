@@ -9,7 +9,8 @@ from coordinator.instructions import seconds_left
 from coordinator.records import ModelRow, RoundRow
 from coordinator.state import Participant, RoundState, SiteStatus
 from coordinator.status_page.known import RunKnown
-from coordinator.status_page.words import Moment, lasting, moment
+from coordinator.status_page.words import Moment, moment
+from coordinator.wording import lasting
 from protos.terms import Activity, ActivityKind, Phase
 
 SECURE_ONLY = frozenset({Phase.ADVERTISE, Phase.SHARE, Phase.CONSISTENCY, Phase.UNMASK})

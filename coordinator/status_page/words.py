@@ -1,13 +1,11 @@
-"""Numbers and moments as people read them: UTC, and how long ago or ahead."""
+"""Moments and names as people read them: UTC, and how long ago or ahead."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-_KIBI = 1024.0
+from coordinator.wording import lasting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,26 +31,6 @@ def moment(seconds: float | None, now: float) -> Moment | None:
     ahead = seconds - now
     relative = f"in {lasting(ahead)}" if ahead > 1 else "now" if ahead > -1 else f"{lasting(-ahead)} ago"
     return Moment(iso=at.isoformat(timespec="seconds"), utc=f"{at:%Y-%m-%d %H:%M} UTC", relative=relative)
-
-
-def lasting(seconds: float) -> str:
-    """Return a duration in two parts at most."""
-    whole = max(0, round(seconds))
-    if whole < _MINUTE:
-        return f"{whole} s"
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
-    if whole < _DAY:
-        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
-    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
-
-
-def size(count: int) -> str:
-    """Return a number of bytes in words."""
-    value, unit = float(count), 0
-    while value >= _KIBI and unit < len(_UNITS) - 1:
-        value, unit = value / _KIBI, unit + 1
-    return f"{value:.1f} {_UNITS[unit]}" if unit else f"{count} B"
 
 
 def names(all_names: tuple[str, ...], most: int = 12) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.cli.admin.output import ago, lasting, plain, size, when
+from coordinator.cli.admin.output import ago, plain, when
 from coordinator.cli.admin.screen import bar, heading, progress
 from coordinator.cli.admin.watching import changes
 from coordinator.records import (
@@ -36,6 +36,7 @@ from coordinator.views import (
     token_view,
     waiting_view,
 )
+from coordinator.wording import lasting, size
 from protos.terms import Activity, ActivityKind, Phase
 from security.identity import Role
 from tests.coordinator.runs_at_hand import ref, started

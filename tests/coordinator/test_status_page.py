@@ -16,8 +16,9 @@ from coordinator.status_page.known import Known, window
 from coordinator.status_page.model import page_of
 from coordinator.status_page.pages import Pages
 from coordinator.status_page.reader import Reader
-from coordinator.status_page.words import lasting, moment, names, size
+from coordinator.status_page.words import moment, names
 from coordinator.store import open_store
+from coordinator.wording import lasting, size
 from protos.terms import Phase
 from tests.coordinator import status_at_hand as hand
 from tests.coordinator.served import PlayedRun

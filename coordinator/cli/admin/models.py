@@ -63,7 +63,8 @@ def list_(identity: options.Identity, run: _AnyRun = "", as_json: options.Json =
 
     Example: fedmepd-admin models list
     """
-    from coordinator.cli.admin.output import print_json, print_table, size, when
+    from coordinator.cli.admin.output import print_json, print_table, when
+    from coordinator.wording import size
 
     found = _fetch(identity, run)
     if as_json:
@@ -97,7 +98,8 @@ def show(identity: options.Identity, round_: _Round = 0, run: _RunOption = "", a
 
     Example: fedmepd-admin models show --round 12
     """
-    from coordinator.cli.admin.output import print_facts, print_json, size, when
+    from coordinator.cli.admin.output import print_facts, print_json, when
+    from coordinator.wording import size
 
     model = _chosen(_fetch(identity, run), round_)
     if as_json:

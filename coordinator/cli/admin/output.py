@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from coordinator.wording import lasting
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
     from rich.console import Console
@@ -19,7 +21,6 @@ _WIDTH_WITHOUT_TERMINAL = 200
 _LEAST_ROOM, _TITLE, _GAP, _INDENT = 24, 12, 3, 2  # columns
 _SENTENCES = frozenset({"reason", "missing", "what", "why", "closed", "details", "modalities", "doing", "to whom"})
 OUT = dict.fromkeys(("absent", "late", "declined", "revoked", "failed", "aborted"), "red")
-_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
 def console(*, err: bool = False) -> Console:
@@ -167,26 +168,6 @@ def day(seconds: float) -> str:
     return when(seconds).partition(" ")[0]
 
 
-def lasting(seconds: float) -> str:
-    """Return a duration in two parts at most."""
-    whole = max(0, round(seconds))
-    if whole < _MINUTE:
-        return f"{whole} s"
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
-    if whole < _DAY:
-        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
-    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
-
-
 def ago(seconds: float, now: float) -> str:
     """Return how long ago an instant was; `never` for none."""
     return f"{lasting(now - seconds)} ago" if seconds else "never"
-
-
-def size(count: int) -> str:
-    """Return a number of bytes in words."""
-    value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while value >= 1024 and len(units) > 1:  # noqa: PLR2004  a KiB
-        value, units = value / 1024, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"

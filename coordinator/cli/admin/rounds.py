@@ -37,7 +37,8 @@ def list_(identity: options.Identity, run: options.Run = "", as_json: options.Js
 
     Example: fedmepd-admin rounds list
     """
-    from coordinator.cli.admin.output import OUT, lasting, print_json, print_table, when
+    from coordinator.cli.admin.output import OUT, print_json, print_table, when
+    from coordinator.wording import lasting
 
     found = _fetch(identity, run)
     if as_json:
@@ -86,7 +87,8 @@ def show(
 
 
 def _print(one: dict[str, Any]) -> None:
-    from coordinator.cli.admin.output import OUT, lasting, print_facts, print_table, when
+    from coordinator.cli.admin.output import OUT, print_facts, print_table, when
+    from coordinator.wording import lasting
 
     attempt = f", attempt {one['attempt']}" if one["attempt"] > 1 else ""
     reason = f": {one['reason']}" if one["reason"] else ""

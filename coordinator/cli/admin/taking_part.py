@@ -55,7 +55,7 @@ def counted(found: Sequence[dict[str, Any]]) -> str:
 
 def rows(found: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     """Return a table of a site's parts."""
-    from coordinator.cli.admin.output import lasting
+    from coordinator.wording import lasting
 
     return [
         (
