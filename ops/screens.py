@@ -63,6 +63,7 @@ HOSPITALS = {
 WIDTHS = (100, 80)
 _TOOK_S = {Phase.TRAINING: 840.0, Phase.MASKED: 95.0}
 _WHY = "waits for a person's approval of a new policy at the hospital"
+_FOLDER = "/srv/fedmepd"  # shown instead of the temporary one
 _DAY_S = 86_400.0
 _TROUBLED = 11  # the last round that is over
 _RUN = """[run]
@@ -109,7 +110,8 @@ class Screen:
         """The command line, without where things are."""
         words = list(map(str, self.words))
         ends = [words.index(option) for option in ("--identity", "--config") if option in words]
-        program = {admin_main: "fedmepd-admin", agent_main: "fedmepd-agent"}.get(self.main, "fedmepd-coordinator")
+        programs = ((admin_main, "fedmepd-admin"), (agent_main, "fedmepd-agent"))
+        program = next((name for main, name in programs if main is self.main), "fedmepd-coordinator")
         return " ".join([program, *words[: min(ends, default=len(words))]])
 
 
@@ -159,7 +161,8 @@ def _printed(screen: Screen, width: int) -> str:
         suppress(SystemExit),
     ):
         screen.main([str(word) for word in screen.words])
-    return re.sub(r"\x1b\[\?\d+[hl]|\x1b\[H", "", out.getvalue().rpartition("\x1b[?1049l")[2]).rstrip() + "\n"
+    printed = out.getvalue().replace(str(screen.folder), _FOLDER)
+    return re.sub(r"\x1b\[\?\d+[hl]|\x1b\[H", "", printed.rpartition("\x1b[?1049l")[2]).rstrip() + "\n"
 
 
 _SHOW = Watcher.show
@@ -194,7 +197,7 @@ class _Greeter(FederationServicer):
 
 def _add_both(admin: Any, server: Any) -> None:
     add_AdminServicer_to_server(admin, server)
-    add_FederationServicer_to_server(_Greeter(), server)
+    add_FederationServicer_to_server(_Greeter(), server)  # type: ignore[abstract]
 
 
 def _screens(fed: Served) -> dict[str, Screen]:
@@ -280,6 +283,11 @@ def _train(scene: SecureScene) -> None:
         scene.tell(ev.SiteTrained(site=name, round=scene.id, manifest=None, seconds=540.0 + 37 * place))
 
 
+def _mask(scene: SecureScene) -> None:
+    scene.mask()
+    scene.upload()
+
+
 def _publish(scene: SecureScene, number: int) -> None:
     made = publication(number)
     scene.tell(ev.LeadTrained(round_number=number))
@@ -291,11 +299,13 @@ def _round(scene: SecureScene, number: int) -> None:
         Phase.TRAINING: lambda: _train(scene),
         Phase.ADVERTISE: scene.advertise,
         Phase.SHARE: scene.share,
-        Phase.MASKED: lambda: (scene.mask(), scene.upload()),
+        Phase.MASKED: lambda: _mask(scene),
         Phase.CONSISTENCY: scene.confirm,
         Phase.UNMASK: scene.unmask,
         Phase.AGGREGATING: lambda: scene.open(
-            {"modality/t1": "3 sites; 4 are demanded (amsterdam)"} if number == _TROUBLED else {}
+            {"modality/t1": "segment modality/t1 has 3 sites; 4 are demanded (amsterdam)"}
+            if number == _TROUBLED
+            else {}
         ),
     }
     if number == _TROUBLED:
