@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from protos.exposition import EndpointTls
+from protos.file_tls import EndpointTls
 from protos.findings import Finding, fail, ok, skip, warn
 
 _SOON = timedelta(days=14)

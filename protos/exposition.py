@@ -4,28 +4,30 @@
     /healthz   200 while the service's loop turns: whether to restart it
     /readyz    200 while every check holds, else 503: whether it can do its work; one line per check
 
-Read only, without state, for a few trusted readers: requests are answered one thread each and given up after ten
-seconds. TLS and client certificates where they are configured. Says nothing about patients: what is exposed is the
+Read only, without state, for a few trusted readers: requests are answered one thread each, sixteen at a time, and every
+connection is over within ten seconds, whatever the reader does. TLS 1.3 and client certificates where they are
+configured; renewed files are in use from the next connection on. Says nothing about patients: what is exposed is the
 registry's matter (`ops/METRICS.md`).
 """
 
 from __future__ import annotations
 
-import ssl
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from socket import AF_INET6
 from typing import Any, Self
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-_TIMEOUT_S = 10.0
+from protos.file_tls import CurrentTls, EndpointTls
+from protos.turnstile import Turnstile
+
+_MOST_CONNECTIONS, _TIMEOUT_S = 16, 10.0
 _TEXT = "text/plain; charset=utf-8"
 
 
@@ -42,35 +44,6 @@ class Check:
     name: str
     ok: bool
     text: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointTls:
-    """Certificates of the endpoint.
-
-    Attributes:
-        certificate: PEM file of the chain.
-        key: PEM file of its key.
-        client_ca: PEM file of who may sign readers' certificates; any reader if None.
-    """
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
-
-    def context(self) -> ssl.SSLContext:
-        """Return the server's side of TLS.
-
-        Raises:
-            OSError: If a file cannot be read or is not what it should be.
-        """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(self.certificate, self.key)
-        if self.client_ca is not None:
-            context.load_verify_locations(self.client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
 
 
 class Exposition:
@@ -98,9 +71,8 @@ class Exposition:
     ) -> None:
         host, _, port = listen.rpartition(":")
         self._host = host
-        self._server = _server_of(
-            host.strip("[]"), int(port), _handler_of(registry, alive, checks), None if tls is None else tls.context()
-        )
+        current = None if tls is None else CurrentTls(tls)
+        self._server = _server_of(host.strip("[]"), int(port), _handler_of(registry, alive, checks), current)
         self._thread = threading.Thread(target=self._server.serve_forever, name="exposition", daemon=True)
 
     @property
@@ -121,18 +93,42 @@ class Exposition:
 
 
 def _server_of(
-    host: str, port: int, handler: type[BaseHTTPRequestHandler], context: ssl.SSLContext | None
+    host: str, port: int, handler: type[BaseHTTPRequestHandler], tls: CurrentTls | None
 ) -> ThreadingHTTPServer:
+    turnstile = Turnstile(_MOST_CONNECTIONS, _TIMEOUT_S)
+
     class Server(ThreadingHTTPServer):
         daemon_threads, block_on_close = True, False
 
+        def process_request(self, request: Any, client_address: Any) -> None:
+            """Answer in a thread, or not at all if there are too many."""
+            if not turnstile.enter():
+                self.shutdown_request(request)
+                return
+            try:
+                super().process_request(request, client_address)
+            except BaseException:  # there is no thread to be had
+                turnstile.leave()
+                raise
+
+        def process_request_thread(self, request: Any, client_address: Any) -> None:
+            try:
+                super().process_request_thread(request, client_address)
+            finally:
+                turnstile.leave()
+
         def finish_request(self, request: Any, client_address: Any) -> None:
             """Shake hands in the request's own thread: a slow reader holds up nobody else."""
-            if context is None:
-                super().finish_request(request, client_address)
+            if tls is None:
+                with turnstile.timed(request):
+                    super().finish_request(request, client_address)
                 return
             request.settimeout(_TIMEOUT_S)
-            with context.wrap_socket(request, server_side=True) as secure:
+            request.getpeername()  # who has hung up is noticed here: ssl leaves its socket open when it notices
+            context = tls.context()
+            secure = context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+            with secure, turnstile.timed(secure):
+                secure.do_handshake()
                 super().finish_request(secure, client_address)
 
         def handle_error(self, request: Any, client_address: Any) -> None:
@@ -165,7 +161,7 @@ def _handler_of(
                 self._send(status, _TEXT, b"ok\n" if turns else b"the service's loop does not turn\n")
             elif path == "/readyz":
                 found = checks()
-                lines = "".join(f"{'ok  ' if c.ok else 'FAIL'} {c.name}{': ' * bool(c.text)}{c.text}\n" for c in found)
+                lines = "".join(map(_line, found))
                 ready = all(check.ok for check in found)
                 self._send(HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, lines.encode())
             else:
@@ -186,3 +182,9 @@ def _handler_of(
             """Say nothing: every scrape would be a line."""
 
     return Handler
+
+
+def _line(check: Check) -> str:
+    """Return a check as one line, whatever its text."""
+    text = " ".join(check.text.split())
+    return f"{'ok  ' if check.ok else 'FAIL'} {check.name}{': ' * bool(text)}{text}\n"

@@ -11,7 +11,7 @@ from cryptography import x509
 
 from coordinator.config import Config
 from protos.endpoint_findings import examine_port, examine_tls
-from protos.exposition import EndpointTls
+from protos.file_tls import EndpointTls
 from protos.findings import Finding, fail, ok, skip, warn
 from security.errors import CertificateError
 from security.folders import LoadedIdentity

@@ -12,7 +12,8 @@ from coordinator.errors import ConfigError
 from coordinator.monitoring.catalogue import LASTING
 from coordinator.monitoring.collector import BOOK, CoordinatorCollector, Sources
 from coordinator.monitoring.health import Health, Heart, Things
-from protos.exposition import EndpointTls, Exposition
+from protos.exposition import Exposition
+from protos.file_tls import EndpointTls
 
 _BEAT_S = 1.0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from protos.endpoint_findings import examine_port, examine_tls
-from protos.exposition import EndpointTls
+from protos.file_tls import EndpointTls
 from protos.findings import Finding, fail, ok, skip, warn
 from site_agent.config import Config
 from site_agent.status import is_running, read_status
@@ -56,7 +56,12 @@ def _logs(folder: Path) -> Finding:
         return skip(what, f"{folder} is made when something is trained")
     if not os.access(folder, os.W_OK | os.X_OK):
         return fail(what, f"{folder} cannot be written by this user", "run as the agent's user, or give it the folder")
-    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    try:
+        size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        return fail(
+            what, f"{folder} cannot be read ({error.strerror})", "run as the agent's user, or give it the folder"
+        )
     if size > _LARGE_LOG:
         return warn(what, f"{folder} holds {size / 2**30:.1f} GiB", "remove old logs while the agent is stopped")
     return ok(what, f"{folder}, {size / 2**20:.1f} MiB")

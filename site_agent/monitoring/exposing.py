@@ -9,7 +9,8 @@ from errno import EADDRINUSE
 import structlog
 from prometheus_client import ProcessCollector
 
-from protos.exposition import EndpointTls, Exposition
+from protos.exposition import Exposition
+from protos.file_tls import EndpointTls
 from security.errors import SecurityError
 from site_agent.config import Metrics
 from site_agent.errors import AgentError, ConfigError

@@ -19,7 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from prometheus_client import CollectorRegistry, Gauge
 
-from protos.exposition import Check, EndpointTls, Exposition
+from protos import exposition as module
+from protos.exposition import Check, Exposition
+from protos.file_tls import EndpointTls
 
 GOOD = (Check(name="disk", ok=True, text="room enough"), Check(name="loop", ok=True))
 BAD = (Check(name="disk", ok=False, text="full"), Check(name="loop", ok=True))
@@ -201,3 +203,78 @@ def test_it_listens_at_an_address_of_ipv6() -> None:
     with exposition("[::1]:0") as endpoint:
         assert endpoint.address.startswith("[::1]:")
         assert ask(endpoint.address, "/healthz")[0] == 200
+
+
+def test_a_check_is_one_line_whatever_its_text() -> None:
+    forged = (Check(name="database", ok=False, text="no answer\nok   database\r\n\tat all"),)
+    with exposition(checks=forged) as endpoint:
+        assert ask(endpoint.address, "/readyz")[2] == "FAIL database: no answer ok database at all\n"
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_a_connection_is_over_when_its_time_is_whatever_the_reader_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *, secured: bool
+) -> None:
+    made = module.Turnstile
+    monkeypatch.setattr(module, "Turnstile", lambda most, longest_s: made(most, longest_s / 50))
+    certificate, key = Authority(tmp_path, "authority").leaf("endpoint")
+    tls = EndpointTls(certificate=certificate, key=key) if secured else None
+    with exposition(tls=tls) as endpoint, socket.create_connection(endpoint.address.rsplit(":", 1)) as slow:
+        slow.settimeout(5)  # less than a read may take at the other end
+        slow.sendall(b"\x16\x03\x01" if secured else b"GET /metrics HTTP/1.1\r\nX-")
+        assert slow.recv(1) == b""
+    assert capfd.readouterr().err == ""
+
+
+def test_one_reader_too_many_is_turned_away_and_let_in_when_others_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_CONNECTIONS", 2)
+    with exposition() as endpoint:
+        where = endpoint.address.rsplit(":", 1)
+        with socket.create_connection(where) as one, socket.create_connection(where) as two:
+            with socket.create_connection(where) as third:
+                third.settimeout(5)
+                assert third.recv(1) == b""
+            one.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            two.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            while one.recv(1024):
+                pass
+            while two.recv(1024):
+                pass
+        for _ in range(4):  # nobody who has left counts
+            assert _patiently(endpoint.address) == 200
+
+
+def _patiently(address: str) -> int:
+    """Return the status of an answer; a place is free a moment after its reader has heard everything."""
+    for _ in range(1000):
+        try:
+            return ask(address, "/healthz")[0]
+        except (OSError, http.client.HTTPException):
+            continue
+    raise AssertionError("nobody is let in any more")
+
+
+def test_tls_older_than_1_3_is_refused(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "authority")
+    certificate, key = authority.leaf("endpoint")
+    old = trusting(authority)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with (
+        exposition(tls=EndpointTls(certificate=certificate, key=key)) as endpoint,
+        pytest.raises(OSError, match="TLS|SSL"),
+    ):
+        ask(endpoint.address, "/metrics", context=old)
+
+
+def test_renewed_certificates_are_in_use_without_a_restart_once_they_fit(tmp_path: Path) -> None:
+    authority, later = Authority(tmp_path, "authority"), Authority(tmp_path, "later")
+    certificate, key = authority.leaf("endpoint")
+    new_certificate, new_key = later.leaf("renewed")
+    with exposition(tls=EndpointTls(certificate=certificate, key=key)) as endpoint:
+        assert ask(endpoint.address, "/healthz", context=trusting(authority))[0] == 200
+        new_certificate.replace(certificate)
+        assert ask(endpoint.address, "/healthz", context=trusting(authority))[0] == 200, "the key is not there yet"
+        new_key.replace(key)
+        assert ask(endpoint.address, "/healthz", context=trusting(later))[0] == 200
+        key.unlink()
+        assert ask(endpoint.address, "/healthz", context=trusting(later))[0] == 200
