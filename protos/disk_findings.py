@@ -1,4 +1,4 @@
-"""Looks at a volume for the doctors of both services: room, files, speed, and whether it is a network's.
+"""Looks at a volume for the doctors of both services: whose, room, files, speed, and whether it is a network's.
 
 To measure, a few MiB are written beside the service's own files, seen to the disk and removed.
 """
@@ -6,6 +6,7 @@ To measure, a few MiB are written beside the service's own files, seen to the di
 from __future__ import annotations
 
 import os
+import pwd
 import secrets
 import shutil
 import time
@@ -45,6 +46,40 @@ def examine_volume(what: str, folder: Path, *, least: int, key: str, write: bool
             f"remove small files on the volume of {place}",
         )
     return _speed(what, folder, text) if write and folder.is_dir() else ok(what, text)
+
+
+def examine_user(what: str, data: Path, *, command: str) -> Finding | None:
+    """Look, before anything is tried in a service's folder, whether we are the service's user; None if we are.
+
+    What another user leaves there (root above all), the service could not write any more. A folder that root owns and
+    lends, as a mounted volume, is no sign; what the service made in it is.
+
+    Args:
+        what: Name of the finding.
+        data: The service's folder, which exists.
+        command: What to run as the right user.
+
+    Raises:
+        OSError: If it cannot be looked at.
+    """
+    us = os.geteuid()
+    paths = (path for path in (data, data / "identity") if path.exists())
+    for path, owner in ((path, _owner(path)) for path in paths):
+        if owner not in {us, 0}:
+            text = f"{path} belongs to {_user(owner)}, and this runs as {_user(us)}: nothing else was looked at"
+            return fail(what, text, f"run it as the service's user: sudo -u {_user(owner)} {command}")
+    return None
+
+
+def _owner(path: Path) -> int:
+    return path.stat().st_uid
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"  # as sudo takes it
 
 
 def existing(folder: Path) -> Path:

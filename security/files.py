@@ -56,11 +56,15 @@ def take_new_name(temporary: Path, path: Path) -> None:
     """
     try:
         os.link(temporary, path)
-        return
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE))  # reserves it
+        _move_to_new_name(temporary, path)
+
+
+def _move_to_new_name(temporary: Path, path: Path) -> None:
+    """Reserve a name for an empty file, which nobody else can do meanwhile, and put the whole one in its place."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE))
     try:
         temporary.replace(path)
     except BaseException:

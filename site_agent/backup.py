@@ -91,18 +91,17 @@ def make(config: Config, configuration: Path, out: Path, passphrase: bytes) -> B
     if not home.exists:
         raise StateError(f"{config.data} holds no enrolled site", remedy="there is nothing to back up yet")
     site = home.read_identity().uri
-    with alone(config.data), AuditLog(config.data, site) as audit:
-        with _noted(audit, out.name):
-            found = _contents(config, configuration)
-            facts = Backup(
-                site=site,
-                made=datetime.now(UTC).isoformat(timespec="seconds"),
-                software=__version__,
-                files=len(found),
-                bytes=sum(path.stat().st_size for path in found.values() if not path.is_symlink()),
-            )
-            with disk(out), _new_file(out) as file, SealingWriter(file, passphrase) as sealed:
-                _pack(sealed, facts, found)
+    with alone(config.data), AuditLog(config.data, site) as audit, _noted(audit, out.name):
+        found = _contents(config, configuration)
+        facts = Backup(
+            site=site,
+            made=datetime.now(UTC).isoformat(timespec="seconds"),
+            software=__version__,
+            files=len(found),
+            bytes=sum(path.stat().st_size for path in found.values() if not path.is_symlink()),
+        )
+        with disk(out), _new_file(out) as file, SealingWriter(file, passphrase) as sealed:
+            _pack(sealed, facts, found)
     return facts
 
 
@@ -310,7 +309,7 @@ def _put(path: Path, content: Any) -> None:
 
 
 def _doubt(folder: Path, data: Path, facts: Backup) -> None:
-    """Keep private rounds from going on: nobody knows whether the ledger, or that there was none, is new (SPEC 13.7)."""
+    """Keep private rounds from going on: nobody knows whether the ledger, or its absence, is news (SPEC 13.7)."""
     ledger = folder / LEDGER
     note = ledger.parent / STOPPED
     _make(ledger.parent)

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from cryptography import x509
 
 from coordinator.config import Config
+from protos.disk_findings import examine_user
 from protos.findings import Finding, fail, ok, skip, warn
 from security.errors import ExpiredError, NotYetValidError, SecurityError
 from security.folders import IdentityFolder, IssuerFolder, LoadedIdentity
@@ -27,6 +28,8 @@ def folder(config: Config) -> Finding:
     what, data = "folder", config.coordinator.data
     try:
         mode = data.stat().st_mode
+        if (found := examine_user(what, data, command="fedmepd-coordinator doctor")) is not None:
+            return found
         list(data.iterdir())
     except FileNotFoundError:
         return fail(what, f"there is no {data}", "fedmepd-coordinator init makes it; or check coordinator.data")

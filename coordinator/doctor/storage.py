@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from protos.findings import Finding, fail, ok, skip, warn
 
 _PATIENCE_S = 15.0
 _OLDEST_POSTGRES = 130_000
-_TRIAL_BYTES = 64
+_TRIAL, _TRIAL_BYTES = ".doctor-", 64
 _KEY = "coordinator.min_free_bytes"
 
 
@@ -93,21 +94,16 @@ def _network(path: Path) -> Iterator[Finding]:
 
 
 def examine_blobs(config: Config) -> Finding:
-    """Put a small artefact, read it and remove it."""
+    """Put a small artefact, read it and remove it; in a folder, beside what is there and with all that it took."""
     what, place = "blobs", config.blobs_url
     folder = _local(place)
     if folder is not None and not folder.exists():
         return skip(what, f"{folder} is made when the service is first started")
-    content = secrets.token_bytes(_TRIAL_BYTES)
     try:
-        with tempfile.TemporaryDirectory() as spool:
-            blobs = open_blobs(place, Path(spool) / "blobs")
-            ref = blobs.put_bytes(content)
-            try:
-                with blobs.open(ref) as file:
-                    same = file.read() == content
-            finally:
-                blobs.remove(ref)
+        if folder is not None and (shut := _shut(folder)) is not None:
+            return fail(what, f"{shut} cannot be written", f"give it to the service's user: chown -R, see {folder}")
+        with tempfile.TemporaryDirectory(dir=folder, prefix=_TRIAL) as own:
+            same = _comes_back(place if folder is None else own, Path(own) / "spool")
     except CoordinatorError as error:
         return fail(what, error.problem, error.remedy or "check coordinator.blobs and its credentials")
     except OSError as error:
@@ -115,6 +111,24 @@ def examine_blobs(config: Config) -> Finding:
     if not same:
         return fail(what, f"{place} gives back other bytes than were put there", "check the storage: it is damaged")
     return ok(what, f"{place} can be written and read")
+
+
+def _shut(folder: Path) -> Path | None:
+    """Return a folder of artefacts that this user cannot write, if there is one."""
+    places = [folder, *(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(_TRIAL))]
+    return next((path for path in places if not os.access(path, os.W_OK | os.X_OK)), None)
+
+
+def _comes_back(place: str, spool: Path) -> bool:
+    """Whether what is put there is what is read; it is gone afterwards."""
+    content = secrets.token_bytes(_TRIAL_BYTES)
+    blobs = open_blobs(place, spool)
+    ref = blobs.put_bytes(content)
+    try:
+        with blobs.open(ref) as file:
+            return file.read() == content
+    finally:
+        blobs.remove(ref)
 
 
 def examine_disks(config: Config) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The ledger of privacy budgets: is it there, whole and ours, may anything be released, how much of the budget is left."""
+"""The ledger of privacy budgets: is it there, whole and ours, may anything be released, how much is left."""
 
 from __future__ import annotations
 

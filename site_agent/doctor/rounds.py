@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from protos.findings import Finding, fail, ok, skip, warn
+from fedmepd.errors import FedmepdError
+from protos.disk_findings import examine_user
+from protos.findings import Finding, Verdict, fail, ok, skip, warn
 from protos.machine_findings import machine, patients
 from security.errors import SecurityError
 from security.folders import IdentityFolder, LoadedIdentity
@@ -17,7 +19,7 @@ from site_agent.doctor.ledger import examine_ledger
 from site_agent.doctor.network import certificate, examine_network
 from site_agent.doctor.policy import examine_policy
 from site_agent.doctor.service import examine_service
-from site_agent.errors import AgentError, RefusalError
+from site_agent.errors import AgentError
 from site_agent.identity import FOLDER
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -32,7 +34,10 @@ def examine(config: Config, *, passphrase: bytes | None, check: Check) -> Iterat
         passphrase: Of the keys.
         check: Does the trainer's job `check` and returns its result.
     """
-    yield _folder(config)
+    found = _folder(config)
+    yield found
+    if found.verdict is Verdict.FAIL:
+        return
     yield from examine_service(config)
     loaded, finding = _identity(config, passphrase)
     yield finding
@@ -48,6 +53,11 @@ def examine(config: Config, *, passphrase: bytes | None, check: Check) -> Iterat
 def _folder(config: Config) -> Finding:
     try:
         mode = config.data.stat().st_mode
+        if not stat.S_ISDIR(mode):
+            return fail("folder", f"{config.data} is not a folder", "check agent.data, or move the file away")
+        if (found := examine_user("folder", config.data, command="fedmepd-agent doctor")) is not None:
+            return found
+        list(config.data.iterdir())
     except FileNotFoundError:
         return skip("folder", f"{config.data} is made when the site enrols")
     except OSError as error:
@@ -71,7 +81,7 @@ def _identity(config: Config, passphrase: bytes | None) -> tuple[LoadedIdentity 
 def _machine_and_patients(config: Config, check: Check) -> Iterator[Finding]:
     try:
         found = check()
-    except (RefusalError, AgentError) as error:
+    except (AgentError, FedmepdError) as error:
         yield fail("trainer", error.problem, error.remedy or "see logs/doctor.log in the agent's folder")
         return
     yield from machine(found, wanted=config.compute.device)

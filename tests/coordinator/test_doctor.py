@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import socket
 import sqlite3
@@ -182,6 +183,20 @@ def test_a_folder_that_is_missing_or_open_to_others(world: Hospital) -> None:
     assert set(found) == {"folder"}
 
 
+def test_another_user_tries_nothing_in_the_folder(world: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = world.folder / "coordinator" / "identity"
+    monkeypatch.setattr(disk_findings, "_owner", lambda path: 4321 if path == own else os.geteuid())
+    before = contents(world.folder)
+
+    def never() -> Any:
+        raise AssertionError("nothing may be tried")
+
+    (found,) = examine(config_of(world), passphrase=None, check=never)
+    is_mendable(found, Verdict.FAIL, "belongs to #4321")
+    assert "sudo -u #4321 fedmepd-coordinator doctor" in found.remedy
+    assert contents(world.folder) == before
+
+
 def test_keys_that_are_gone_open_to_others_or_sealed(world: Hospital) -> None:
     home = world.folder / "coordinator" / "identity"
     (home / "identity.key").chmod(0o644)
@@ -356,9 +371,26 @@ def test_blobs_that_cannot_be_kept_or_come_back_changed(world: Hospital, monkeyp
     blobs.mkdir(mode=0o700)
     good = config_of(world, coordinator={"blobs": str(blobs)})
     assert storage.examine_blobs(good).verdict is Verdict.OK
-    assert not [path for path in blobs.rglob("*") if path.is_file()]
+    assert list(blobs.rglob("*")) == []
     monkeypatch.setattr("coordinator.local_blobs.LocalBlobs.open", lambda *_: (world.folder / "place").open("rb"))
     is_mendable(storage.examine_blobs(good), Verdict.FAIL, "other bytes")
+
+
+def test_blobs_are_tried_beside_what_is_there_and_nothing_of_it_changes(
+    world: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = world.folder / "blobs"
+    (blobs / ".incoming").mkdir(parents=True, mode=0o700)
+    (blobs / "ab").mkdir(mode=0o700)
+    litter = blobs / ".incoming" / "old"
+    litter.write_text("of a killed process")
+    os.utime(litter, (0, 0))
+    config, before = config_of(world, coordinator={"blobs": str(blobs)}), sorted(blobs.rglob("*"))
+    assert storage.examine_blobs(config).verdict is Verdict.OK
+    assert sorted(blobs.rglob("*")) == before
+    real = os.access
+    monkeypatch.setattr(storage.os, "access", lambda path, mode: path != blobs / "ab" and real(path, mode))
+    is_mendable(storage.examine_blobs(config), Verdict.FAIL, "ab cannot be written")
 
 
 def test_a_full_disk(world: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -553,6 +585,12 @@ def test_patients_that_cannot_be_used_and_a_trainer_that_dies(world: Hospital) -
 def test_a_trainer_that_cannot_be_started_is_a_fault_with_a_remedy(world: Hospital) -> None:
     found = trained(config_of(world), lambda: ask_trainer(config_of(world), ["/nonexistent/python"]))
     is_mendable(found["trainer"], Verdict.FAIL, "cannot be started")
+
+
+def test_a_trainer_that_says_nothing_is_ended(world: Hospital) -> None:
+    command = [sys.executable, "-c", "import signal; signal.pause()"]
+    found = trained(config_of(world), lambda: ask_trainer(config_of(world), command, silence_s=0.05))
+    is_mendable(found["trainer"], Verdict.FAIL, "says nothing for")
 
 
 def test_the_leads_trainer_says_what_is_wrong_with_the_path(world: Hospital) -> None:

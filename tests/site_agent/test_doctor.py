@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import ssl
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -30,11 +31,12 @@ from security import keys
 from site_agent.audit import AuditLog
 from site_agent.cli import main
 from site_agent.config import Config
-from site_agent.doctor import network, service
+from site_agent.doctor import examine, network, service
 from site_agent.doctor.asking import ask_trainer
 from site_agent.doctor.disks import examine_disks
 from site_agent.doctor.ledger import examine_ledger
 from site_agent.doctor.network import examine_network
+from site_agent.doctor.rounds import _machine_and_patients
 from site_agent.doctor.service import examine_service
 from site_agent.link import SOFTWARE
 from site_agent.status import StatusFile
@@ -84,6 +86,38 @@ def test_a_line_stays_one_line_and_leaves_the_terminal_alone():
     line = fail("case a\x1b[31m", "no\nt1", "add\tit").line
     assert line.isprintable()
     assert line.endswith("no t1 -> add it")
+
+
+# -- the folder and whose it is -------------------------------------------------------------------------------------
+
+
+def never():
+    raise AssertionError("nothing may be tried")
+
+
+@pytest.mark.parametrize("name", ["data", "data/identity"])
+def test_another_user_tries_nothing_in_the_agents_folder(tmp_path, monkeypatch, name):
+    config = config_of(tmp_path)
+    (config.data / "identity").mkdir()
+    monkeypatch.setattr(disk_findings, "_owner", lambda path: 4321 if path == tmp_path / name else os.geteuid())
+    (found,) = examine(config, passphrase=None, check=never)
+    is_mendable(found, Verdict.FAIL, "belongs to #4321")
+    assert "sudo -u #4321 fedmepd-agent doctor" in found.remedy
+
+
+def test_a_volume_that_root_lends_is_the_users(tmp_path, monkeypatch):
+    config = config_of(tmp_path)
+    monkeypatch.setattr(disk_findings.os, "geteuid", lambda: 4321)
+    monkeypatch.setattr(disk_findings, "_owner", lambda path: 0 if path == config.data else 4321)
+    assert disk_findings.examine_user("folder", config.data, command="") is None
+
+
+def test_a_file_in_place_of_the_folder(tmp_path):
+    config = config_of(tmp_path)
+    config.data.rmdir()
+    config.data.write_text("")
+    (found,) = examine(config, passphrase=None, check=never)
+    is_mendable(found, Verdict.FAIL, "is not a folder")
 
 
 # -- disk -----------------------------------------------------------------------------------------------------------
@@ -266,6 +300,17 @@ def test_logs_that_cannot_be_written_or_are_huge(tmp_path, monkeypatch):
     is_mendable(by_name(examine_service(config))["logs"], Verdict.WARN, "holds")
     monkeypatch.setattr(service.os, "access", lambda *_: False)
     is_mendable(by_name(examine_service(config))["logs"], Verdict.FAIL, "cannot be written")
+
+
+def test_logs_that_cannot_be_listed(tmp_path, monkeypatch):
+    config = config_of(tmp_path)
+    (config.data / "logs").mkdir()
+
+    def refuse(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(service.Path, "iterdir", refuse)
+    is_mendable(service._logs(config.data / "logs"), Verdict.FAIL, "Input/output error")
 
 
 def test_patients_that_are_absent_unreadable_or_could_be_changed(tmp_path, monkeypatch):
@@ -468,6 +513,15 @@ def test_more_bad_cases_than_anybody_reads_are_counted():
     found = list(patients(report, modalities=MODALITIES, skip_invalid=False, key="cohort"))
     assert len(found) == 52
     assert "10 more cases" in found[-1].text
+
+
+def test_a_trainer_that_says_nothing_is_a_fault_with_a_remedy(tmp_path):
+    config = config_of(tmp_path)
+    (config.data / "logs").mkdir()
+    command = [sys.executable, "-c", "import signal; signal.pause()"]
+    (found,) = _machine_and_patients(config, lambda: ask_trainer(config, command, silence_s=0.05))
+    is_mendable(found, Verdict.FAIL, "says nothing for")
+    assert "doctor.log" in found.remedy
 
 
 def test_the_trainer_says_what_is_wrong_with_the_path_and_still_looks_at_the_machine(tmp_path, monkeypatch):

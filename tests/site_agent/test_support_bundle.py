@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import errno
+import functools
 import hashlib
 import io
 import json
 import secrets
+import sys
 import tarfile
 from unicodedata import normalize
 from urllib.parse import quote
@@ -24,6 +26,7 @@ from site_agent.bundle.gather import redactor_of
 from site_agent.bundle.redaction import Redactor
 from site_agent.cli import main
 from site_agent.config import load_config
+from site_agent.doctor.asking import ask_trainer
 from site_agent.errors import StateError, StorageError
 from site_agent.status import StatusFile
 
@@ -294,6 +297,17 @@ def test_it_is_shown_before_it_is_written_and_a_no_is_a_no(site, tmp_path, capsy
         assert (code, out.exists()) == (0 if written else 1, written)
         assert said.index("doctor.json") < said.index("Write ")
     assert PASSWORD not in said
+
+
+def test_a_trainer_that_says_nothing_keeps_no_bundle_from_being_made(site, tmp_path, capsys, monkeypatch):
+    command = [sys.executable, "-c", "import signal; signal.pause()"]
+    silent = functools.partial(ask_trainer, command=command, silence_s=0.05)
+    monkeypatch.setattr("site_agent.doctor.asking.ask_trainer", silent)
+    monkeypatch.setattr("site_agent.doctor.rounds.examine_network", lambda *_: ())
+    out = tmp_path / "a.tar.gz"
+    code, said, _ = call(capsys, "support-bundle", "--config", site[0], "--out", out, "--yes", "--show")
+    assert (code, out.exists()) == (0, True)
+    assert "says nothing for" in said
 
 
 @pytest.mark.usefixtures("looked")
