@@ -27,6 +27,6 @@ class StatusCalls(AdminServicer):
         if self._status_page is None:
             raise NotFoundError("the coordinator serves no status page", remedy="set status_page.listen there")
         peer = peer_of(context)
-        visitor = Visitor(identity=peer.identity, serial=peer.serial)
+        visitor = Visitor(identity=peer.identity, serial=peer.serial, not_after=peer.expires.timestamp())
         ticket, expires = await asyncio.to_thread(self._status_page.door.ticket, visitor, request.lifetime_s)
         return messages.CreateStatusLinkReply(address=self._status_page.address, ticket=ticket, expires=expires)

@@ -1,23 +1,28 @@
 """Who may see the status page: a certificate of the consortium, or a session that a one-time link opened.
 
 Guarantees (PROTOCOL 3.8): tickets and session cookies are 256 random bits of which only hashes are kept, in memory; a
-ticket opens one session, once, in its time; an address that brings too many wrong tickets is refused unread; a revoked
-certificate is refused at once, and so are the sessions whose ticket it asked for. What is created and used is in the
-audit log. Does not limit how many pages somebody sees; `service` bounds requests.
+ticket opens one session, once, in its time; no session outlives the certificate that asked for its ticket; a revoked
+certificate or member is refused at once, sessions included. What a member has open is limited, and takes nothing from
+others. What is created and used is in the audit log, and of wrong tickets so much that strangers cannot fill it. Does
+not limit guesses, of which there are 2^256, nor how many pages somebody sees; `service` bounds requests.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import re
 import secrets
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from coordinator.errors import ForbiddenError, RefusedError, UnauthenticatedError
 from coordinator.journal import record
 from coordinator.ports import Store
+from coordinator.records import MemberRow, MemberState
+from coordinator.status_page.addresses import place_of
 from security.identity import Identity, Role
 from security.pki.certificates import CertificateFacts
 
@@ -26,16 +31,12 @@ SESSION_S = 8 * 3600.0
 USUAL_LIFETIME_S = 15 * 60.0
 LONGEST_LIFETIME_S = 3600.0
 _SHORTEST_LIFETIME_S = 60.0
-_MOST_TICKETS, _MOST_SESSIONS = 100, 500
-_WRONG_PER_MINUTE = 20
-_MOST_ADDRESSES = 1000
-_MINUTE_S = 60.0
+_MOST_TICKETS, _MOST_SESSIONS = 10, 20  # of one member
+_MOST_REFUSALS = 60  # on record, in an hour
+_MINUTE_S, _HOUR_S = 60.0, 3600.0
 _SECRET_BYTES = 32
+_TICKET = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 _NEW_LINK = "ask for a new one: fedmepd-admin status-page link"
-
-
-class TooManyError(RefusedError):
-    """Somebody tried too often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +46,12 @@ class Visitor:
     Attributes:
         identity: Who, or who asked for the link.
         serial: Of the certificate that it rests on.
+        not_after: Until when that is valid, seconds since the epoch.
     """
 
     identity: Identity
     serial: str
+    not_after: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class Door:
         self._consortium, self._is_revoked, self._store, self._clock = consortium, is_revoked, store, clock
         self._tickets: dict[bytes, _Pass] = {}
         self._sessions: dict[bytes, _Pass] = {}
-        self._wrong: dict[str, tuple[float, int]] = {}
+        self._refusals: deque[tuple[float, str]] = deque()
         self._lock = threading.Lock()
 
     def ticket(self, visitor: Visitor, lifetime_s: float) -> tuple[str, float]:
@@ -95,14 +98,21 @@ class Door:
                 f"a link cannot be valid for {wanted:g} s",
                 remedy=f"from {_SHORTEST_LIFETIME_S / 60:.0f} to {LONGEST_LIFETIME_S / 60:.0f} minutes",
             )
-        text, expires = secrets.token_urlsafe(_SECRET_BYTES), self._clock() + wanted
+        now = self._clock()
+        text, expires = secrets.token_urlsafe(_SECRET_BYTES), min(now + wanted, visitor.not_after)
+        key = _hash(text)
         with self._lock:
-            self._forget_old(self._tickets)
-            if len(self._tickets) >= _MOST_TICKETS:
-                raise RefusedError(f"{_MOST_TICKETS} links are open", remedy="use one, or wait until some expire")
-        self._note("status.link.created", visitor.identity, "accepted", expires=f"{expires:.0f}")
-        with self._lock:
-            self._tickets[_hash(text)] = _Pass(visitor, expires)
+            if len(self._open(self._tickets, visitor, now)) >= _MOST_TICKETS:
+                raise RefusedError(
+                    f"{_MOST_TICKETS} of your links are open", remedy="use one, or wait until some expire"
+                )
+            self._tickets[key] = _Pass(visitor, expires)
+        try:
+            self._note("status.link.created", visitor.identity, "accepted", expires=f"{expires:.0f}")
+        except BaseException:
+            with self._lock:
+                self._tickets.pop(key, None)
+            raise
         return text, expires
 
     def enter(self, unverified_ticket: str, peer: str) -> str:
@@ -113,25 +123,23 @@ class Door:
             peer: From which address.
 
         Raises:
-            TooManyError: If too many wrong tickets came from there; nothing was looked at.
             UnauthenticatedError: If the ticket is wrong, used or expired, or its certificate is revoked; says no more.
             StorageError: If it cannot be put on record; the ticket is used up then.
         """
         now = self._clock()
         with self._lock:
-            if self._wrongs(peer, now)[1] >= _WRONG_PER_MINUTE:
-                raise TooManyError("too many wrong links came from this address", remedy="wait a minute")
             found = self._tickets.pop(_hash(unverified_ticket), None)
         if found is None or now >= found.expires or self._is_revoked(found.visitor.serial):
-            self._refuse(peer, now)
+            if _TICKET.fullmatch(unverified_ticket) and self._worth_a_record(place_of(peer), now):
+                self._note("status.link.used", None, "refused", peer=peer, reason="wrong, used or expired")
             raise UnauthenticatedError("the link is wrong, used or expired", remedy=_NEW_LINK)
         self._note("status.link.used", found.visitor.identity, "accepted", peer=peer)
         cookie = secrets.token_urlsafe(_SECRET_BYTES)
         with self._lock:
-            self._forget_old(self._sessions)
-            if len(self._sessions) >= _MOST_SESSIONS:
-                self._sessions.pop(next(iter(self._sessions)))
-            self._sessions[_hash(cookie)] = _Pass(found.visitor, now + SESSION_S)
+            mine = self._open(self._sessions, found.visitor, now)
+            if len(mine) >= _MOST_SESSIONS:
+                del self._sessions[mine[0]]
+            self._sessions[_hash(cookie)] = _Pass(found.visitor, min(now + SESSION_S, found.visitor.not_after))
         return cookie
 
     def of_certificate(self, facts: CertificateFacts) -> Visitor:
@@ -143,8 +151,8 @@ class Door:
         """
         if facts.identity.consortium != self._consortium:
             raise UnauthenticatedError("the certificate is of another consortium")
-        visitor = Visitor(identity=facts.identity, serial=facts.serial)
-        if self._clock() >= facts.not_after.timestamp():
+        visitor = Visitor(identity=facts.identity, serial=facts.serial, not_after=facts.not_after.timestamp())
+        if self._clock() >= visitor.not_after:
             raise UnauthenticatedError("the certificate has expired", remedy="enrol again")
         self._check(visitor)
         return visitor
@@ -153,7 +161,7 @@ class Door:
         """Return whose session a cookie is.
 
         Raises:
-            UnauthenticatedError: If there is no such session, it is over, or its certificate is revoked.
+            UnauthenticatedError: If there is no such session, it is over, or its certificate is revoked or has expired.
         """
         with self._lock:
             found = self._sessions.get(_hash(unverified_cookie))
@@ -167,30 +175,43 @@ class Door:
         with self._lock:
             self._sessions.pop(_hash(unverified_cookie), None)
 
+    def check_row(self, visitor: Visitor, members: Iterable[MemberRow]) -> None:
+        """Check that the database does not say that a visitor was revoked, whatever became of the certificate.
+
+        Args:
+            visitor: Who was let in.
+            members: All members; who is not among them has a certificate that was issued by hand.
+
+        Raises:
+            UnauthenticatedError: If it does.
+        """
+        who = (visitor.identity.role.value, visitor.identity.id)
+        if any((row.role, row.member_id) == who and row.state is MemberState.REVOKED for row in members):
+            raise UnauthenticatedError("you were revoked as a member", remedy="ask the operator why")
+
     def _check(self, visitor: Visitor) -> None:
         if self._is_revoked(visitor.serial):
             raise UnauthenticatedError("the certificate was revoked", remedy="ask the operator why")
         if visitor.identity.role not in READERS:
             raise ForbiddenError(f"the role {visitor.identity.role.value!r} may not see the status page")
 
-    def _wrongs(self, peer: str, now: float) -> tuple[float, int]:
-        """Return when counting the wrong tickets of an address began, and how many there were since."""
-        began, count = self._wrong.get(peer, (now, 0))
-        return (began, count) if 0 <= now - began < _MINUTE_S else (now, 0)
-
-    def _refuse(self, peer: str, now: float) -> None:
-        """Count a wrong ticket, and put it on record."""
+    def _worth_a_record(self, place: str, now: float) -> bool:
+        """Whether a refusal goes on record: one of a place in a minute, and so many of all in an hour."""
         with self._lock:
-            began, count = self._wrongs(peer, now)
-            if peer not in self._wrong and len(self._wrong) >= _MOST_ADDRESSES:
-                self._wrong.clear()
-            self._wrong[peer] = (began, count + 1)
-        self._note("status.link.used", None, "refused", peer=peer, reason="wrong, used or expired")
+            while self._refusals and not 0 <= now - self._refusals[0][0] < _HOUR_S:
+                self._refusals.popleft()
+            if len(self._refusals) >= _MOST_REFUSALS:
+                return False
+            if any(other == place and now - at < _MINUTE_S for at, other in self._refusals):
+                return False
+            self._refusals.append((now, place))
+            return True
 
-    def _forget_old(self, passes: dict[bytes, _Pass]) -> None:
-        now = self._clock()
+    def _open(self, passes: dict[bytes, _Pass], visitor: Visitor, now: float) -> list[bytes]:
+        """Forget what has expired, and return the keys of what a member has open, oldest first."""
         for key in [key for key, one in passes.items() if now >= one.expires]:
             del passes[key]
+        return [key for key, one in passes.items() if one.visitor.identity == visitor.identity]
 
     def _note(self, action: str, who: Identity | None, outcome: str, **details: str) -> None:
         actor = "visitor" if who is None else who.uri

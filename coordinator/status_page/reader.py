@@ -1,8 +1,8 @@
 """Takes what the status page shows out of memory and the database, at bounded cost.
 
 Guarantees: one short transaction for a page, whose cost grows with the sites but not with the rounds and runs of the
-past; what was read is shown to everybody for a moment, so that many visitors cost as much as one. For threads: the
-coordinator's loop takes no part.
+past; what was read is shown to everybody for a moment, so that many visitors cost as much as one, and nobody waits for
+long behind somebody whose database does not answer. For threads: the coordinator's loop takes no part.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from coordinator.budgets import Custody
-from coordinator.errors import NotFoundError
+from coordinator.errors import CoordinatorError, NotFoundError
 from coordinator.ports import RunControl, Store, Transaction
 from coordinator.records import MemberRow, RunRow
 from coordinator.state import RunState, load_run
@@ -22,8 +22,13 @@ from protos.terms import RoundId
 from security.membership import MembershipList
 
 FRESH_S = 1.0
+_PATIENCE_S = 5.0
 _MOST_KEPT = 16
 _MOST_ATTEMPTS = 10 * ROUNDS_ON_A_PAGE
+
+
+class BusyError(CoordinatorError):
+    """Others wait for the same, and it takes long."""
 
 
 class Register(Protocol):
@@ -69,9 +74,12 @@ class Reader:
 
         Raises:
             NotFoundError: If there is no such run.
+            BusyError: If another visitor has waited for the database for seconds.
             StorageError: If the database cannot be reached.
         """
-        with self._lock:
+        if not self._lock.acquire(timeout=_PATIENCE_S):
+            raise BusyError("the coordinator's database is slow, and other visitors wait for it already")
+        try:
             now = self._registry.clock()
             found = self._kept.get((run, page))
             if found is None or not 0 <= now - found.now < FRESH_S:
@@ -79,6 +87,8 @@ class Reader:
                     self._kept.clear()
                 found = self._kept[run, page] = self._read(run, page, now)
             return found
+        finally:
+            self._lock.release()
 
     def _read(self, run: str, page: int, now: float) -> Known:
         membership, admitted = self._registry.signed_list(), frozenset(self._registry.admitted_sites())

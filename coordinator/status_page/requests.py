@@ -16,9 +16,9 @@ import structlog
 from cryptography import x509
 
 from coordinator.errors import CoordinatorError, ForbiddenError, NotFoundError, UnauthenticatedError
-from coordinator.status_page.door import SESSION_S, Door, TooManyError, Visitor
+from coordinator.status_page.door import SESSION_S, Door, Visitor
 from coordinator.status_page.model import page_of
-from coordinator.status_page.reader import Reader
+from coordinator.status_page.reader import BusyError, Reader
 from security.errors import SecurityError
 from security.pki.certificates import facts_of
 
@@ -26,12 +26,10 @@ if TYPE_CHECKING:
     from coordinator.status_page.pages import Pages
 
 COOKIE = "__Host-fedmepd"
-_MOST_HEAD, _MOST_BODY, _MOST_QUERY = 16 * 1024, 1024, 300
-_IDLE_S = 10.0
+_MOST_HEAD, _MOST_BODY, _MOST_QUERY, _MOST_FIELDS = 16 * 1024, 1024, 300, 8
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
-_LENGTH = re.compile(r"[0-9]{1,4}", re.ASCII)
+_LENGTH = re.compile(r"[0-9]{1,9}", re.ASCII)
 _PAGE = re.compile(r"[0-9]{1,6}", re.ASCII)
-_TICKET = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 _HTML, _CSS = "text/html; charset=utf-8", "text/css; charset=utf-8"
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; "
@@ -51,6 +49,7 @@ _HOW_TO_ENTER = (
     "Or show your certificate: fedmepd-admin status-page certificate --out me.p12, and import the file.",
 )
 _log = structlog.get_logger("coordinator.status_page")
+_Fields = dict[str, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +103,29 @@ class Site:
         if len(query) > _MOST_QUERY:
             return self.notice(HTTPStatus.REQUEST_URI_TOO_LONG, "That address is too long")
         try:
+            given = parse_qs(query, max_num_fields=_MOST_FIELDS)
+        except ValueError:
+            return self.notice(HTTPStatus.BAD_REQUEST, "That address is malformed")
+        try:
             if method == "POST":
-                return self._acted(path, query, cookie, same_site=same_site, peer=peer)
-            return self._shown(path, query, certificate, cookie)
+                return self._acted(path, given, cookie, same_site=same_site, peer=peer)
+            return self._shown(path, given, certificate, cookie)
         except CoordinatorError as error:
             return self._refused(error)
+        except Exception as error:  # noqa: BLE001  the boundary: a visitor gets an answer, whatever it is
+            _log.error("the status page failed", exc_info=error)
+            return self.notice(HTTPStatus.INTERNAL_SERVER_ERROR, "The page failed", "The coordinator's log says why.")
 
-    def _acted(self, path: str, query: str, cookie: str, *, same_site: bool, peer: str) -> Answer:
+    def _acted(self, path: str, given: _Fields, cookie: str, *, same_site: bool, peer: str) -> Answer:
         if path not in {"/enter", "/leave"}:
             raise NotFoundError("there is nothing here")
         if not same_site:
             return self.notice(HTTPStatus.FORBIDDEN, "Open the link itself", "Another page has sent you here.")
-        return self._enter(query, peer) if path == "/enter" else self._leave(cookie)
+        return self._enter(given, peer) if path == "/enter" else self._leave(cookie)
 
-    def _shown(self, path: str, query: str, certificate: bytes | None, cookie: str) -> Answer:
+    def _shown(self, path: str, given: _Fields, certificate: bytes | None, cookie: str) -> Answer:
         if path == "/":
-            return self._status(query, certificate, cookie)
+            return self._status(given, certificate, cookie)
         if path == "/enter":
             return Answer(HTTPStatus.OK, self._pages.enter())
         if path == "/style.css":
@@ -131,26 +137,26 @@ class Site:
         said = _sentence(error.problem)
         if isinstance(error, NotFoundError):
             return self.notice(HTTPStatus.NOT_FOUND, "There is nothing here")
-        if isinstance(error, TooManyError):
-            return self.notice(HTTPStatus.TOO_MANY_REQUESTS, "Too many wrong links", "Wait a minute.")
         if isinstance(error, UnauthenticatedError):
             return self.notice(HTTPStatus.UNAUTHORIZED, "Please sign in", said, *_HOW_TO_ENTER)
         if isinstance(error, ForbiddenError):
             return self.notice(HTTPStatus.FORBIDDEN, "Not for this role", said, *_HOW_TO_ENTER)
         _log.warning("the status page cannot be made", reason=str(error))
+        if isinstance(error, BusyError):
+            return self.notice(HTTPStatus.SERVICE_UNAVAILABLE, "The page cannot be made now", said, "Try again soon.")
         return self.notice(HTTPStatus.SERVICE_UNAVAILABLE, "The page cannot be made now", "The log says why.")
 
     def notice(self, status: HTTPStatus, title: str, *lines: str) -> Answer:
         """Return an answer of a few sentences."""
         return Answer(status, self._pages.notice(title, *lines))
 
-    def _status(self, query: str, certificate: bytes | None, cookie: str) -> Answer:
+    def _status(self, given: _Fields, certificate: bytes | None, cookie: str) -> Answer:
         visitor, session = self._visitor(certificate, cookie)
-        given = parse_qs(query, max_num_fields=8) if query else {}
         run, page = given.get("run", [""])[0], given.get("page", ["1"])[0]
         if run and not _RUN.fullmatch(run):
             raise NotFoundError("a run cannot have that id")
         known = self._reader.known(run, int(page) if _PAGE.fullmatch(page) else 1)
+        self._door.check_row(visitor, known.members)
         viewer = f"{visitor.identity.role.value} {visitor.identity.id}" + (" by link" if session else "")
         refresh = given.get("refresh") != ["off"]
         return Answer(
@@ -172,9 +178,8 @@ class Site:
         except (SecurityError, ValueError) as error:
             raise UnauthenticatedError("the certificate names nobody of this federation") from error
 
-    def _enter(self, query: str, peer: str) -> Answer:
-        ticket = parse_qs(query, max_num_fields=8).get("ticket", [""])[0] if query else ""
-        cookie = self._door.enter(ticket if _TICKET.fullmatch(ticket) else "", peer)
+    def _enter(self, given: _Fields, peer: str) -> Answer:
+        cookie = self._door.enter(given.get("ticket", [""])[0], peer)
         return _to_the_page(f"{COOKIE}={cookie}; Path=/; Max-Age={SESSION_S:.0f}; Secure; HttpOnly; SameSite=Strict")
 
     def _leave(self, cookie: str) -> Answer:
@@ -186,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
     """Speaks HTTP/1.1, one request per connection."""
 
     server: Any
-    protocol_version, server_version, sys_version, timeout = "HTTP/1.1", "fedmepd", "", _IDLE_S
+    protocol_version, server_version, sys_version = "HTTP/1.1", "fedmepd", ""
 
     def setup(self) -> None:
         """Read no more than a request may have."""
@@ -206,12 +211,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Answer; what is in the body is not looked at."""
         length = self.headers.get("Content-Length", "0")
-        if (
-            not length.isascii()
-            or not length.isdecimal()
-            or int(length) > _MOST_BODY
-            or "Transfer-Encoding" in self.headers
-        ):
+        if not _LENGTH.fullmatch(length):
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return
+        if int(length) > _MOST_BODY or "Transfer-Encoding" in self.headers:
             self._send(self.server.site.notice(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "That is too much"))
             return
         self.rfile.read(int(length))

@@ -1,9 +1,9 @@
 """Serves the status page over TLS 1.3, in threads of its own that the coordinator's loop never waits for.
 
 Guarantees: who may not see the page learns nothing but how to get in; every answer has a strict content security
-policy and is not kept by browsers; requests are small, few at a time, and over within half a minute, whatever the
-other end does; GET and HEAD change nothing. What is sent is the page, its style sheet, and a few sentences: nothing
-that a request said comes back.
+policy and is not kept by browsers; requests are small, few at a time and fewer from one address, and over within half
+a minute, whatever the other end does; GET and HEAD change nothing. What is sent is the page, its style sheet, and a few
+sentences: nothing that a request said comes back.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ import socket
 import socketserver
 import ssl
 import threading
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any, Self
 
 import structlog
 
 from coordinator.errors import ConfigError
+from coordinator.status_page.addresses import place_of
 from coordinator.status_page.door import Door
 from coordinator.status_page.reader import Reader
 from coordinator.status_page.requests import Handler, Site
 from coordinator.status_page.tls import Contexts
 
-_MOST_CONNECTIONS = 32
-_IDLE_S, _LONGEST_S, _FAREWELL_S = 10.0, 30.0, 1.0
+_MOST_CONNECTIONS, _MOST_OF_A_PLACE = 32, 8
+_IDLE_S, _HANDSHAKE_S, _LONGEST_S, _FAREWELL_S = 10.0, 4.0, 25.0, 1.0
 _log = structlog.get_logger("coordinator.status_page")
 
 
@@ -79,44 +82,82 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def __init__(self, host: str, port: int, contexts: Contexts, site: Site) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._contexts, self.site = contexts, site
-        self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        self._busy: Counter[str] = Counter()
+        self._lock = threading.Lock()
         super().__init__((host, port), Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread, or not at all if there are too many."""
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        """Answer in a thread, or not at all if there are too many, or too many of the same place."""
+        place = place_of(str(client_address[0]))
+        with self._lock:
+            free = self._busy.total() < _MOST_CONNECTIONS and self._busy[place] < _MOST_OF_A_PLACE
+            if free:
+                self._busy[place] += 1
+        if not free:
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._leave(place)
+            raise
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say in the log that there was no thread for a connection; it is closed."""
+        del request, client_address
+        _log.error("the status page could not take a connection", exc_info=True)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answer; one request may fail, the page goes on."""
         try:
             request.settimeout(_IDLE_S)
-            context = self._contexts.current()
-            with context.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secured:
-                self._answer(secured, client_address)
+            context = self._context()
+            if context is not None:
+                with context.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secured:
+                    self._answer(secured, client_address)
         except OSError as error:  # somebody went away, or showed a certificate of elsewhere
             _log.debug("a visitor's connection failed", reason=str(error))
         except Exception as error:  # noqa: BLE001  the boundary
             _log.error("the status page failed", exc_info=error)
         finally:
-            self._free.release()
+            self._leave(place_of(str(client_address[0])))
             self.shutdown_request(request)
 
-    def _answer(self, secured: ssl.SSLSocket, client_address: Any) -> None:
-        """Shake hands and answer; the connection is cut when its time is over."""
-        watch = threading.Timer(_LONGEST_S, _cut, (secured,))
-        watch.daemon = True
-        watch.start()
+    def _context(self) -> ssl.SSLContext | None:
+        """Return TLS for a connection; None if there is none, which the log says: that is no fault of a visitor."""
         try:
+            return self._contexts.current()
+        except Exception as error:  # noqa: BLE001  the boundary
+            _log.warning("the status page has no certificate to show", reason=str(error))
+            return None
+
+    def _answer(self, secured: ssl.SSLSocket, client_address: Any) -> None:
+        """Shake hands and answer; the connection is cut when the time for either is over."""
+        with _within(_HANDSHAKE_S, secured):
             secured.do_handshake()
+        with _within(_LONGEST_S, secured):
             self.finish_request(secured, client_address)
             secured.settimeout(_FAREWELL_S)
             with contextlib.suppress(OSError):
                 secured.unwrap()
-        finally:
-            watch.cancel()
+
+    def _leave(self, place: str) -> None:
+        with self._lock:
+            self._busy[place] -= 1
+            if not self._busy[place]:
+                del self._busy[place]
+
+
+@contextlib.contextmanager
+def _within(seconds: float, connection: socket.socket) -> Iterator[None]:
+    """Cut a connection unless the block is over in time."""
+    watch = threading.Timer(seconds, _cut, (connection,))
+    watch.daemon = True
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.cancel()
 
 
 def _cut(connection: socket.socket) -> None:
