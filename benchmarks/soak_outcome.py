@@ -94,7 +94,7 @@ def files(folder: Path) -> dict[str, int]:
         "uploads": "coordinator/uploads/*/*",
         "scratch": "coordinator/scratch/*",
         "blobs": "coordinator/blobs/??/*",
-        "blobs_incoming": "coordinator/blobs/incoming/*",
+        "blobs_incoming": "coordinator/blobs/.incoming/*",
         "downloads": "agents/*/downloads/*",
         "contributions": "agents/*/runs/*/out/*",
         "results": "agents/*/runs/*/results/*",

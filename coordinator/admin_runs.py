@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
-from typing import Literal
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Literal, TypeVar
 
 from coordinator.admin_members import LONGEST_REASON, Context
 from coordinator.auth import caller
@@ -17,7 +17,7 @@ from coordinator.journal import record
 from coordinator.ports import BlobStore, RunControl, Store
 from coordinator.promotion import promote
 from coordinator.reading import pieces
-from coordinator.records import ModelRow, RunRow
+from coordinator.records import ModelRow, RoundRow, RunRow
 from coordinator.registry import Registry
 from coordinator.state import RunState, load_run
 from coordinator.terms import terms_of
@@ -31,7 +31,10 @@ WATCH_INTERVAL_S = 0.2
 _WATCH_TIMEOUT_S = 5.0
 _MOST_TOML = 1 << 18
 _MOST_ROUNDS = 200  # in a message, as long as they are not larger than this together
+_MOST_MODELS = 1000
 _PAGE_BYTES = 1 << 20
+_Row = TypeVar("_Row", RoundRow, ModelRow)
+_View = TypeVar("_View", messages.RoundView, messages.ModelView)
 _ACTIONS: dict[int, Literal["pause", "resume", "abort"]] = {
     messages.ControlRunRequest.ACTION_PAUSE: "pause",
     messages.ControlRunRequest.ACTION_RESUME: "resume",
@@ -121,9 +124,8 @@ class RunCalls(AdminServicer):
         return await asyncio.to_thread(self._page, run, min(request.limit or _MOST_ROUNDS, _MOST_ROUNDS), before)
 
     async def ListModels(self, request: messages.ListModelsRequest, context: Context) -> messages.ListModelsReply:
-        """Return the versions of the model of one run, or of all."""
-        rows = await asyncio.to_thread(self._model_rows, request.run or None)
-        return messages.ListModelsReply(models=[model_view(row) for row in rows])
+        """Return the last versions of the model of one run, or of all: as many as asked for and as a message takes."""
+        return await asyncio.to_thread(self._page_of_models, request)
 
     async def PromoteModel(self, request: messages.PromoteModelRequest, context: Context) -> messages.PromoteModelReply:
         """Mark a version as the one that hospitals should use (PROTOCOL 7.9)."""
@@ -180,18 +182,33 @@ class RunCalls(AdminServicer):
         with self._store.transaction() as transaction:
             transaction.run(run)  # names a run that is not there
             rows = transaction.rounds(run, newest=limit + 1, before=before)
-        found: list[messages.RoundView] = []
-        size = 0
-        for row in reversed(rows[-limit:]):
-            found.append(round_row_view(row))
-            size += found[-1].ByteSize()
-            if size > _PAGE_BYTES:
-                break
-        return messages.ListRoundsReply(rounds=reversed(found), more=len(found) < len(rows))
+        found = _fitting(rows[-limit:], round_row_view)
+        return messages.ListRoundsReply(rounds=found, more=len(found) < len(rows))
+
+    def _page_of_models(self, request: messages.ListModelsRequest) -> messages.ListModelsReply:
+        """Return the last models, or the last before one."""
+        limit = min(request.limit or _MOST_MODELS, _MOST_MODELS)
+        before = (request.before_run, request.before_round) if request.before_run else None
+        with self._store.transaction() as transaction:
+            rows = transaction.last_models(request.run or None, newest=limit + 1, before=before, kept=request.kept)
+        found = _fitting(rows[-limit:], model_view)
+        return messages.ListModelsReply(models=found, more=len(found) < len(rows))
 
     def _model_rows(self, run: str | None) -> tuple[ModelRow, ...]:
         with self._store.transaction() as transaction:
             return transaction.models(run)
+
+
+def _fitting(rows: Sequence[_Row], view: Callable[[_Row], _View]) -> list[_View]:
+    """Return the last rows as they are shown, one at least and no more than fit a page, in their order."""
+    found: list[_View] = []
+    size = 0
+    for row in reversed(rows):
+        found.append(view(row))
+        size += found[-1].ByteSize()
+        if size > _PAGE_BYTES:
+            break
+    return found[::-1]
 
 
 def _chosen(rows: tuple[ModelRow, ...], run: str, number: int) -> ModelRow:

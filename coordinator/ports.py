@@ -87,6 +87,11 @@ class Transaction(Protocol):
     def models(self, run: str | None = None) -> tuple[ModelRow, ...]:
         """Return models of one run or all, by run and round."""
 
+    def last_models(
+        self, run: str | None, *, newest: int, before: tuple[str, int] | None = None, kept: bool = False
+    ) -> tuple[ModelRow, ...]:
+        """Return the last models of one run or all, by run and round, also only kept ones or those before one."""
+
     def kept_models(self, run: str | None = None) -> tuple[ModelRow, ...]:
         """Return the models of one run or all whose files are kept, by run and round."""
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -36,6 +37,7 @@ from coordinator.settling import settle
 from coordinator.starting import Started, outlook, split
 from coordinator.state import RunState, RunStatus, load_run
 from coordinator.summing import Summing
+from coordinator.upkeep import Pause, upkeep
 from fedmepd.layout import Layout
 from fedmepd.layout_json import layout_from_json
 from fedmepd.plan import Plan, parse_plan
@@ -58,9 +60,10 @@ class Runs:
         members: Sites that may join a run now, and the signed list.
         pruner: Removes what is not kept; its scratch folder is for sums and fetched artefacts, and may be lost.
         clock: Seconds since the epoch.
+        pause: Waits for some seconds, until what is old is looked at again.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the parts of the service
         self,
         *,
         store: Store,
@@ -70,6 +73,7 @@ class Runs:
         members: Members,
         pruner: Pruner,
         clock: Callable[[], float] = time.time,
+        pause: Pause = asyncio.sleep,
     ) -> None:
         self.counters = keeper.counters
         self._store, self._blobs, self._lead = store, blobs, keeper.lead
@@ -77,7 +81,7 @@ class Runs:
         self._summing = Summing(store=store, blobs=blobs, clear=summation, scratch=scratch)
         self._files = Artefacts(blobs=blobs, scratch=scratch)
         self._members, self._clock = members, clock
-        self._keeper, self._pruner = keeper, pruner
+        self._keeper, self._pruner, self._pause = keeper, pruner, pause
         self._parts = LeadParts(keeper=keeper, files=self._files, spec_of=self._spec)
         self._layouts: dict[str, Layout] = {}
         self._specs: dict[str, RunSpec] = {}
@@ -89,6 +93,7 @@ class Runs:
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         await asyncio.to_thread(self._pruner.start)
         await self.driver.open()
+        self._spawn(upkeep(self._pruner, lambda: self.driver.state, self._pause))
 
     async def close(self) -> None:
         """Stop everything; the run goes on when the coordinator is back."""
@@ -108,7 +113,7 @@ class Runs:
                 fit the privacy budget.
             ConflictError: If another run is going on, or no site may take part.
         """
-        plan, policy, spec, content, started = await self._prepared(configuration_toml, actor)
+        plan, policy, spec, content, started = await self._prepared(configuration_toml, actor, dry=False)
         run, sites = spec.run_id, spec.sites
         ref = await asyncio.to_thread(self._blobs.put_bytes, content)
         state = RunState(run=run, spec=ref, sites=dict(spec.sites), rounds=plan.run.rounds, policy=policy)
@@ -132,10 +137,10 @@ class Runs:
         return started
 
     async def check(self, configuration_toml: str, *, actor: str) -> Started:
-        """Return what `start` would return, or raise what it would raise, and start nothing."""
-        return (await self._prepared(configuration_toml, actor))[-1]
+        """Return what `start` would return, or raise what it would raise; start nothing and put nothing on record."""
+        return (await self._prepared(configuration_toml, actor, dry=True))[-1]
 
-    async def _prepared(self, text: str, actor: str) -> tuple[Plan, Policy, RunSpec, bytes, Started]:
+    async def _prepared(self, text: str, actor: str, *, dry: bool) -> tuple[Plan, Policy, RunSpec, bytes, Started]:
         """Return all that a run starts with, once nothing speaks against it."""
         current = self.driver.state
         if current is not None and not current.status.terminal:
@@ -152,14 +157,17 @@ class Runs:
         spec = make_spec(plan, run_id=run, sites=sites, aggregation=policy.aggregation)
         started = outlook(spec, self._members.signed_list())
         content = json.dumps(spec.to_dict(), sort_keys=True).encode()
-        started = replace(started, warnings=(*started.warnings, *await self._private(spec, content, actor)))
+        started = replace(started, warnings=(*started.warnings, *await self._private(spec, content, actor, dry=dry)))
         return plan, policy, spec, content, started
 
-    async def _private(self, spec: RunSpec, content: bytes, actor: str) -> tuple[str, ...]:
+    async def _private(self, spec: RunSpec, content: bytes, actor: str, *, dry: bool) -> tuple[str, ...]:
         """Check that the privacy budget allows a run, and return what its operator must know."""
-        path = self._scratch / f"{spec.run_id}.json"
-        await asyncio.to_thread(path.write_bytes, content)
-        return await self._keeper.check_start(spec, path, actor=actor)
+        path = self._scratch / f"check-{uuid.uuid4().hex}.json"
+        try:
+            await asyncio.to_thread(path.write_bytes, content)
+            return await self._keeper.check_start(spec, path, actor=actor, dry=dry)
+        finally:
+            await asyncio.to_thread(path.unlink, missing_ok=True)
 
     async def control(self, run: str, action: Action, *, reason: str, actor: str) -> RunState:
         """Pause, resume or abort the run.

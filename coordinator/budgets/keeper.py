@@ -72,10 +72,16 @@ class Keeper:
     ) -> None:
         self.lead, self.counters = lead, counters or Counters()
         self._custody, self._notes, self._patience_s = custody, notes, patience_s
-        self._patients: dict[str, int] = {}
+        self._counted: tuple[RunSpec, int] | None = None
 
-    async def check_start(self, spec: RunSpec, spec_path: Path, *, actor: str) -> tuple[str, ...]:
+    async def check_start(self, spec: RunSpec, spec_path: Path, *, actor: str, dry: bool = False) -> tuple[str, ...]:
         """Check that a run may start, and return what its operator must know.
+
+        Args:
+            spec: The run.
+            spec_path: Its specification, needed only as long as this lasts.
+            actor: Identity URI of who asked.
+            dry: Whether it is not to be started: a refusal is then neither counted nor put on record.
 
         Raises:
             ConfigError: If plan and budget do not go together, or the run would not fit.
@@ -92,8 +98,9 @@ class Keeper:
             except (TimeoutError, LeadError):
                 return (*warnings_of(spec, budget), NOT_YET)
         except (ConfigError, PrivacyError) as error:
-            self._count_refusal(spec, error)
-            await self._notes.write("refused", spec.run_id, "refused", actor=actor, reason=str(error))
+            if not dry:
+                self._count_refusal(spec, error)
+                await self._notes.write("refused", spec.run_id, "refused", actor=actor, reason=str(error))
             raise ConfigError(error.problem, remedy=error.remedy) from error
         return warnings_of(spec, budget)
 
@@ -150,7 +157,7 @@ class Keeper:
     # -- before a part ----------------------------------------------------------------------------------------------
 
     async def _charged(self, spec: RunSpec, spec_path: Path, spec_sha256: str, part: TrainLead) -> Charged:
-        patients = await self._count(spec_path, spec.run_id)
+        patients = await self._count(spec, spec_path)
         claims = {claim.mechanism: claim for claim in claims_of(spec, spec_sha256, part, patients)}
         begun = [await asyncio.to_thread(self._custody.charged, claim) for claim in claims.values()]
         if part.round_number == 0 and not any(begun):
@@ -194,7 +201,7 @@ class Keeper:
         budget = self._custody.budget
         if budget is None:
             return
-        patients = await self._count(spec_path, spec.run_id)
+        patients = await self._count(spec, spec_path)
         budget.check_patients(patients)
         history, schedule = await asyncio.to_thread(self._custody.history), schedule_of(spec, patients)
         (total,) = await self.lead.account([history_of([*history, *chain.from_iterable(schedule)])], budget.delta)
@@ -223,11 +230,14 @@ class Keeper:
             advice: Advice = end.value
             return advice
 
-    async def _count(self, spec_path: Path, run: str) -> int:
-        """Return how many patients the lead trains on; asked once in the life of this process for each run."""
-        if run not in self._patients:
-            self._patients = {run: await self.lead.patients(spec_path)}
-        return self._patients[run]
+    async def _count(self, spec: RunSpec, spec_path: Path) -> int:
+        """Return how many patients the lead trains on; asked once in the life of this process for each specification.
+
+        One that was only checked, or refused, may have had the same id and other patients.
+        """
+        if self._counted is None or self._counted[0] != spec:
+            self._counted = spec, await self.lead.patients(spec_path)
+        return self._counted[1]
 
     async def _note(self, claim: Claim, action: str, outcome: str, **details: str) -> None:
         place = {"run": claim.run, "round": str(claim.round_number), "mechanism": claim.mechanism, "key": claim.key}

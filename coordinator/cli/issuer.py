@@ -65,8 +65,8 @@ def renew(data: _Data, consortium_dir: _Consortium, as_json: _Json = False) -> N
     from security.folders import ConsortiumFolder
     from security.pki.certificates import join_bundle
 
+    request = _request(data / "issuer" / "issuer.csr")
     consortium = ConsortiumFolder(consortium_dir).open(consortium_passphrase())
-    request = (data / "issuer" / "issuer.csr").read_bytes()
     _install(data, join_bundle([consortium.certify_issuer(request, now=datetime.now(UTC))]), as_json=as_json)
 
 
@@ -76,6 +76,24 @@ def install(file: _File, data: _Data, as_json: _Json = False) -> None:
     Example: fedmepd-coordinator issuer install issuer.pem --data /srv/fedmepd
     """
     _install(data, file.read_bytes(), as_json=as_json)
+
+
+def _request(path: Path) -> bytes:
+    """Return the request that the root certifies.
+
+    Raises:
+        ConfigError: If it is not there or cannot be used.
+    """
+    from coordinator.errors import ConfigError
+    from security import files
+    from security.errors import KeyFileError
+    from security.pki.requests import MAX_REQUEST_BYTES
+
+    try:
+        return files.read_public(path, MAX_REQUEST_BYTES)
+    except KeyFileError as error:
+        made = "--data names the coordinator's folder, where `fedmepd-coordinator init` made it"
+        raise ConfigError(error.problem, remedy=error.remedy or f"{made}; a backup has it too") from error
 
 
 def _install(data: Path, certificate_pem: bytes, *, as_json: bool) -> None:

@@ -157,6 +157,20 @@ class SqlTransaction:
         """Return models of one run or all, by run and round."""
         return self._models(select(tables.models), run)
 
+    def last_models(
+        self, run: str | None, *, newest: int, before: tuple[str, int] | None = None, kept: bool = False
+    ) -> tuple[ModelRow, ...]:
+        """Return the last models of one run or all, by run and round, also only kept ones or those before one."""
+        table = tables.models
+        query = select(table) if run is None else select(table).where(table.c.run == run)
+        if before is not None:
+            same = and_(table.c.run == before[0], table.c.round_number < before[1])
+            query = query.where(or_(table.c.run < before[0], same))
+        if kept:
+            query = query.where(table.c.kept)
+        found = self._all(query.order_by(table.c.run.desc(), table.c.round_number.desc()).limit(newest))
+        return tuple(rows.to_model(row) for row in reversed(found))
+
     def kept_models(self, run: str | None = None) -> tuple[ModelRow, ...]:
         """Return the models of one run or all whose files are kept, by run and round."""
         return self._models(select(tables.models).where(tables.models.c.kept), run)

@@ -1148,16 +1148,31 @@ class ListModelsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    BEFORE_RUN_FIELD_NUMBER: _builtins.int
+    BEFORE_ROUND_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """empty for all"""
+    limit: _builtins.int
+    """the last versions by run and round, so many at most; 0 for as many as a message takes"""
+    before_run: _builtins.str
+    """only versions before this one; empty for no such limit"""
+    before_round: _builtins.int
+    kept: _builtins.bool
+    """only versions whose files are still there"""
     def __init__(
         self,
         *,
         run: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        before_run: _builtins.str = ...,
+        before_round: _builtins.int = ...,
+        kept: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_round", b"before_round", "before_run", b"before_run", "kept", b"kept", "limit", b"limit", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1168,16 +1183,22 @@ class ListModelsReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """whether there are some before these"""
     @_builtins.property
-    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelView]: ...
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelView]:
+        """by run and round"""
+
     def __init__(
         self,
         *,
         models: _abc.Iterable[Global___ModelView] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "more", b"more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

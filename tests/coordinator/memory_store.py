@@ -52,6 +52,12 @@ class MemoryTransaction:
     def models(self, run: str | None = None) -> tuple[Any, ...]:
         return tuple(row for row in self.content.models.values() if run in (None, row.run))
 
+    def last_models(
+        self, run: str | None, *, newest: int, before: tuple[str, int] | None = None, kept: bool = False
+    ) -> tuple[Any, ...]:
+        found = sorted(self.kept_models(run) if kept else self.models(run), key=lambda row: (row.run, row.round_number))
+        return tuple(row for row in found if before is None or (row.run, row.round_number) < before)[-newest:]
+
     def kept_models(self, run: str | None = None) -> tuple[Any, ...]:
         return tuple(row for row in self.models(run) if row.kept)
 

@@ -158,6 +158,17 @@ class StoreSuite:
         with store.transaction() as transaction:
             assert transaction.members() == (replace(MEMBER, last_seen=9.25),)
 
+    def test_a_check_of_room_keeps_nothing_but_its_time(self, store: SqlStore) -> None:
+        with store.transaction() as transaction:
+            assert transaction.last_check() is None
+            transaction.check_room(1.5)
+        with store.transaction() as transaction:
+            transaction.check_room(2.5)
+        with store.transaction() as transaction:
+            assert transaction.last_check() == 2.5
+        with store.connection() as connection:
+            assert connection.exec_driver_sql("SELECT name, length(padding) FROM checks").all() == [("room", 0)]
+
     def test_serials_are_revoked_once(self, store: SqlStore) -> None:
         with store.transaction() as transaction:
             assert transaction.revoked_serials() == frozenset()
@@ -289,6 +300,10 @@ class StoreSuite:
             assert transaction.models("s") == tuple(made[2:])
             assert transaction.kept_models() == tuple(made[1:])
             assert transaction.kept_models("r") == (made[1],)
+            assert transaction.last_models(None, newest=3) == tuple(made[1:])
+            assert transaction.last_models(None, newest=9, before=("s", 1)) == tuple(made[:2])
+            assert transaction.last_models(None, newest=9, before=("s", 2), kept=True) == tuple(made[1:3])
+            assert transaction.last_models("r", newest=1, before=("r", 2)) == (made[0],)
             assert transaction.models_between("s", 1, 1) == (made[2],)
             assert transaction.models_between("s", 1, 2) == tuple(made[2:])
             assert transaction.models_between("s", 3, 9) == ()

@@ -13,6 +13,7 @@ from unittest.mock import Mock, patch
 
 import pytest
 
+from coordinator import admin_runs
 from coordinator.cli.admin import completion, main
 from coordinator.pruning import Pruner
 from coordinator.retention import Limits
@@ -243,6 +244,34 @@ def test_publishing_a_list_that_drops_sites_asks(fed: Served) -> None:
     assert "is in force" in fed.admin("membership", "publish", signed, "--yes").out
 
 
+def test_signing_a_prepared_list_that_is_published_at_once_asks_too(fed: Served) -> None:
+    site(fed, "riga", "t1")
+    where = ("--consortium-dir", fed.folder / "consortium")
+    assert fed.admin("membership", "sign", *where, "--yes").code == 0
+    assert fed.admin("sites", "revoke", "riga", "--reason", "x", "--yes").code == 0
+    prepared = fed.folder / "without-riga.json"
+    assert fed.admin("membership", "prepare", prepared).code == 0
+    asked = answering(fed, "n\n", "membership", "sign", prepared, *where)
+    assert (asked.code, "It drops riga" in asked.err) == (1, True), asked
+    assert "is in force" in fed.admin("membership", "sign", prepared, *where, "--yes").out
+
+
+# -- pages ----------------------------------------------------------------------------------------------------------
+
+
+def test_models_are_listed_page_by_page(fed: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(fed)
+    for number in range(60, 67):
+        fed.put_model(number, b"model %d" % number, kept=number % 2 == 0)
+    before = listed(fed, "models", "list")
+    monkeypatch.setattr(admin_runs, "_MOST_MODELS", 3)
+    assert listed(fed, "models", "list") == before
+    monkeypatch.setattr(admin_runs, "_PAGE_BYTES", 1)
+    assert listed(fed, "models", "list", "run") == [model for model in before if model["run"] == "run"]
+    assert "66" in completed(fed, "models", "promote", "run", "6")
+    assert json.loads(fed.admin("models", "show", "--round", "61", "--json").out)["round"] == 61
+
+
 # -- completion -----------------------------------------------------------------------------------------------------
 
 
@@ -320,7 +349,7 @@ def test_a_promoted_model_is_kept_whatever_the_policy_says(fed: Served, tmp_path
     scene = fed.runs.scene
     assert scene is not None
     published = Mock(round_number=4999)
-    pruner._forget_models(Mock(run="run", published=published, policy=scene.state.policy))
+    pruner._forget_models(Mock(run="run", published=published, policy=scene.state.policy), lambda: None)
     kept = {m["round"] for m in listed(fed, "models", "list") if m["kept"]}
     assert 41 in kept
     assert 42 not in kept

@@ -86,6 +86,15 @@ def test_a_run_that_does_not_fit_is_refused_with_what_would(office: Office) -> N
     assert office.actions() == ["privacy.refused"]
 
 
+def test_patients_are_counted_anew_for_another_specification_of_the_same_id(office: Office) -> None:
+    play(office.start(anchors()))
+    office.lead.patients_known = PATIENTS // 2
+    play(office.start(anchors()))
+    first = play(office.before(anchors(), part()))
+    second = play(office.before(anchors(noise=11.0), part()))
+    assert (first.part.patients, second.part.patients) == (PATIENTS, PATIENTS // 2)
+
+
 def test_a_refusal_does_not_wait_for_advice(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper, "_ADVICE_S", 0.0)
     with pytest.raises(ConfigError, match=r"to epsilon 1.* budget is 1.*privacy plan"):

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from coordinator.cli.admin.app import app as admin
 from coordinator.cli.main import app as coordinator
+from coordinator.errors import ConfigError
 from security.folders import ConsortiumFolder, IdentityFolder, IssuerFolder
 from security.pki.certificates import join_bundle
 
@@ -66,6 +67,18 @@ def test_a_certificate_travels_between_authority_and_coordinator_as_a_file(home:
     ok(admin, "consortium", "certify", request, "--consortium-dir", str(home / "authority"), "--out", made)
     ok(coordinator, "issuer", "install", made, "--data", str(home / "data"))
     assert expires(home) > datetime.now(UTC) + timedelta(days=700)
+
+
+def test_a_request_that_is_missing_is_told_before_the_passphrase_is_asked(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FEDMEPD_CONSORTIUM_PASSPHRASE")
+    (home / "data" / "issuer" / "issuer.csr").unlink()
+    words = ["issuer", "renew", "--data", str(home / "data"), "--consortium-dir", str(home / "authority")]
+    found = CliRunner().invoke(coordinator, words)
+    assert isinstance(found.exception, ConfigError)
+    assert found.exception.problem.endswith("issuer.csr is missing")
+    assert found.exception.remedy
 
 
 def test_another_roots_certificate_is_refused_and_the_one_in_force_stays(home: Path) -> None:

@@ -247,6 +247,38 @@ def test_orphans_are_removed_while_the_coordinator_runs_once_they_were_seen_twic
     assert not seen[-1]
 
 
+def test_a_model_that_another_kept_version_is_too_keeps_its_file(tmp_path: Path) -> None:
+    history = History(tmp_path, 2)
+    while history.scene.id.round_number < 4:
+        history.happen("go on")
+    models = history.store.content.models
+    same = replace(models["run", 3], run="before", promoted=1.0)
+    with history.store.transaction() as transaction:
+        transaction.put_model(same)
+    while history.scene.id.round_number < 7:
+        history.happen("go on")
+    assert not history.store.content.models["run", 3].kept
+    assert same.model in history.shelf.there
+    history.check()
+
+
+def test_a_sweep_that_cannot_be_made_is_made_at_the_next_moment(tmp_path: Path) -> None:
+    history = History(tmp_path, 2)
+    calm = history.scene.state
+    while retention.quiet(history.scene.state):
+        history.happen("go on")
+    busy, orphan, pruner = history.scene.state, ref("orphan"), history.opened()
+    history.put(orphan)
+    history.scene.now += 50.0
+    pruner.when_due(lambda: calm)  # seen for the first time
+    history.scene.now += 50.0
+    pruner.when_due(lambda: busy)
+    assert orphan in history.shelf.there
+    history.scene.now += 1.0
+    pruner.when_due(lambda: calm)
+    assert orphan not in history.shelf.there
+
+
 def test_the_last_finished_round_keeps_its_details_while_the_next_one_goes_on(tmp_path: Path) -> None:
     history = History(tmp_path, 1)
     while history.scene.id.round_number < 3:

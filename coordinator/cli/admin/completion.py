@@ -86,9 +86,8 @@ def _rounds(stub: AdminStub, run: str) -> Iterable[tuple[str, str]]:
 def _models(stub: AdminStub, run: str) -> Iterable[tuple[str, str]]:
     from protos.v1 import admin_pb2 as messages
 
-    found = stub.ListModels(messages.ListModelsRequest(run=run), timeout=TIMEOUT_S).models
-    kept = (one for one in reversed(found) if one.kept)
-    return [(str(one.round), f"{one.run}{', promoted' if one.promoted else ''}") for one in kept]
+    found = stub.ListModels(messages.ListModelsRequest(run=run, kept=True), timeout=TIMEOUT_S).models
+    return [(str(one.round), f"{one.run}{', promoted' if one.promoted else ''}") for one in reversed(found)]
 
 
 def _asked(

@@ -104,8 +104,8 @@ def sign(
     """Sign the list of all enrolled sites, after you have read how it differs from the one in force.
 
     Without FILE the enrolled sites are fetched; with FILE and --out no connection is needed. Without --out the signed
-    list is published. Read the identity keys: they are what you vouch for. A lower minimum cohort lets the coordinator
-    see sums over fewer sites, at every site that does not demand more itself.
+    list is published, and the question names what is lost. Read the identity keys: they are what you vouch for. A lower
+    minimum cohort lets the coordinator see sums over fewer sites, at every site that does not demand more itself.
 
     Example: fedmepd-admin membership sign --consortium-dir /media/usb/consortium
     """
@@ -119,7 +119,10 @@ def sign(
     trust = ConsortiumFolder(consortium_dir).read_trust()
     if file is not None:
         new = _read_prepared(file, minimum_cohort)
-        _show_difference(None, new)
+        if out is None:  # it is put in force at once
+            with connected(identity) as connection:
+                _, current = in_force(connection)
+        _show_difference(current, new)
     else:
         with connected(identity) as connection:
             current, new = _proposal(connection, days, minimum_cohort)

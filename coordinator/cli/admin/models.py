@@ -101,7 +101,7 @@ def show(identity: options.Identity, round_: _Round = 0, run: _RunOption = "", a
     from coordinator.cli.admin.output import print_facts, print_json, when
     from coordinator.wording import size
 
-    model = _chosen(_fetch(identity, run), round_)
+    model = _chosen(_fetch(identity, run, kept=not round_), round_)
     if as_json:
         print_json(model)
         return
@@ -129,7 +129,9 @@ def promote(run: _ThatRun, round_: _Number, identity: options.Identity, yes: opt
     from protos.v1 import admin_pb2 as messages
 
     with connected(identity) as connection:
-        others = [m["round"] for m in _listed(connection.stub, run) if m["promoted"] and m["round"] != round_]
+        others = [
+            m["round"] for m in _listed(connection.stub, run, kept=True) if m["promoted"] and m["round"] != round_
+        ]
         if others:
             question = (
                 f"Hospitals should use round {others[0]} of {run} now. Promote round {round_} instead? "
@@ -160,7 +162,7 @@ def export(
     if target.exists() and not force:
         raise ConflictError(f"{target} exists", remedy="name another file, or add --force")
     with connected(identity) as connection:
-        model = _chosen(_listed(connection.stub, run), round_)
+        model = _chosen(_listed(connection.stub, run, kept=not round_), round_)
         download(connection.stub, model, target)
     missing = f"; missing: {', '.join(model['missing'])}" if model["missing"] else ""
     promoted = ", promoted" if model["promoted"] else ""
@@ -174,19 +176,28 @@ def _mark(model: dict[str, Any]) -> str:
     return "kept" if model["kept"] else "gone"
 
 
-def _fetch(identity: Path, run: str) -> list[dict[str, Any]]:
+def _fetch(identity: Path, run: str, *, kept: bool = False) -> list[dict[str, Any]]:
     from coordinator.cli.admin.connection import connected
 
     with connected(identity) as connection:
-        return _listed(connection.stub, run)
+        return _listed(connection.stub, run, kept=kept)
 
 
-def _listed(stub: Any, run: str) -> list[dict[str, Any]]:
+def _listed(stub: Any, run: str, *, kept: bool = False) -> list[dict[str, Any]]:
+    """Return the versions of one run, or of all, or those whose files are kept."""
     from coordinator.admin_channel import ask
     from coordinator.cli.admin.output import plain
     from protos.v1 import admin_pb2 as messages
 
-    return [plain(view) for view in ask(stub.ListModels, messages.ListModelsRequest(run=run)).models]
+    found: list[dict[str, Any]] = []
+    request = messages.ListModelsRequest(run=run, kept=kept)
+    while True:
+        page = ask(stub.ListModels, request)
+        found = [*map(plain, page.models), *found]
+        if not page.more or not page.models:
+            return found
+        first = page.models[0]
+        request = messages.ListModelsRequest(run=run, kept=kept, before_run=first.run, before_round=first.round)
 
 
 def _chosen(models: list[dict[str, Any]], number: int) -> dict[str, Any]:
