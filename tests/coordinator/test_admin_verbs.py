@@ -18,8 +18,8 @@ from coordinator.cli.admin import completion, main
 from coordinator.pruning import Pruner
 from coordinator.retention import Limits
 from coordinator.state import RunStatus
+from tests.coordinator.admin_at_hand import listed, site, start
 from tests.coordinator.served import Said, Served, command, served
-from tests.coordinator.test_admin_commands import listed, site, start
 
 
 @pytest.fixture(scope="module")
