@@ -44,10 +44,10 @@ from security import sealed
 from site_agent.cli import main as agent_main
 from site_agent.status import StatusFile
 from tests.coordinator import secure_at_hand
+from tests.coordinator.admin_at_hand import site
 from tests.coordinator.runs_at_hand import publication, ref
 from tests.coordinator.secure_at_hand import SecureScene
 from tests.coordinator.served import CONSORTIUM, ENVIRONMENT, Served, command, served
-from tests.coordinator.test_admin_commands import site
 from tests.coordinator.test_privacy_commands import write_ledger
 
 HOSPITALS = {
