@@ -147,6 +147,12 @@ class Transaction(Protocol):
     def audit(self, *, after: int, limit: int) -> tuple[AuditRow, ...]:
         """Return records with a higher sequence, oldest first."""
 
+    def check_room(self, at: float) -> None:
+        """Write when the database was last checked, and that it has room for some pages more; it keeps the time."""
+
+    def last_check(self) -> float | None:
+        """Return when that was; None for never."""
+
 
 class Store(Protocol):
     """The coordinator's database: the only truth about members, runs and rounds."""

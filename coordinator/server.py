@@ -130,10 +130,35 @@ async def serve(
         _log.info("stopping")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Domain:
+    """What the ports serve."""
+
+    store: Store
+    blobs: BlobStore
+    registry: Registry
+    credentials: ServerCredentials
+    custody: Custody
+    runs: Runs
+    desk: SiteDesk
+
+
 async def _open(
     config: Config, lead: Lead, passphrase: bytes | None, clock: Callable[[], float], stack: AsyncExitStack
 ) -> Coordinator:
     """Open everything; what is open is closed in reverse when the stack unwinds."""
+    domain = _open_domain(config, lead, passphrase, clock, stack)
+    made = await _open_ports(config, domain, clock, stack)
+    if config.metrics.listen:
+        things = _things(config, domain, lead, clock)
+        _expose(made, config.metrics, things, domain.custody, stack)
+    return made
+
+
+def _open_domain(
+    config: Config, lead: Lead, passphrase: bytes | None, clock: Callable[[], float], stack: AsyncExitStack
+) -> _Domain:
+    """Open what keeps and decides."""
     data = config.coordinator.data
     credentials = ServerCredentials(IdentityFolder(data / "identity"), passphrase)
     issuer = IssuerFolder(data / "issuer").load(passphrase)
@@ -171,49 +196,51 @@ async def _open(
         max_update_bytes=config.coordinator.max_update_bytes,
         witness=Witness(custody, notes, registry.signed_list),
     )
+    return _Domain(
+        store=store, blobs=blobs, registry=registry, credentials=credentials, custody=custody, runs=runs, desk=desk
+    )
+
+
+async def _open_ports(
+    config: Config, domain: _Domain, clock: Callable[[], float], stack: AsyncExitStack
+) -> Coordinator:
+    """Open what members, newcomers and visitors of the status page call."""
+    store, registry, credentials, runs = domain.store, domain.registry, domain.credentials, domain.runs
     consortium = credentials.loaded.identity.consortium
-    guard = Guard(consortium, registry.is_revoked, called=counters.called)
+    guard = Guard(consortium, registry.is_revoked, called=runs.counters.called)
     members = aio.server(interceptors=[guard], options=_OPTIONS)
     federation = Federation(
-        desk=desk, consortium=consortium, renew=registry.renew, membership=registry.membership, clock=clock
+        desk=domain.desk, consortium=consortium, renew=registry.renew, membership=registry.membership, clock=clock
     )
     add_federation(federation, members)
-    reader = Reader(store=store, runs=runs, registry=registry, custody=custody)
+    reader = Reader(store=store, runs=runs, registry=registry, custody=domain.custody)
     page = _status_page(config, credentials, registry, reader, stack)
-    admin = Admin(registry=registry, runs=runs, store=store, blobs=blobs, ledger=config.ledger_path, page=page)
+    admin = Admin(registry=registry, runs=runs, store=store, blobs=domain.blobs, ledger=config.ledger_path, page=page)
     add_AdminServicer_to_server(admin, members)
     await runs.open()
     address = await _listen(members, config.coordinator.listen, credentials.for_members(), stack)
     newcomers = await _listen_to_newcomers(config, registry, credentials, guard, stack)
-    made = Coordinator(
+    return Coordinator(
         runs=runs,
         registry=registry,
         credentials=credentials,
         addresses=(address, newcomers),
         status_page=None if page is None else page.address,
     )
-    if config.metrics.listen:
-        things = _things(config, store, blobs, credentials, lead, clock)
-        _expose(made, config.metrics, things, custody, stack)
-    return made
 
 
-def _things(
-    config: Config,
-    store: Store,
-    blobs: BlobStore,
-    credentials: ServerCredentials,
-    lead: Lead,
-    clock: Callable[[], float],
-) -> Things:
+def _things(config: Config, domain: _Domain, lead: Lead, clock: Callable[[], float]) -> Things:
     """Return what monitoring looks at."""
     kind, separator, rest = config.blobs_url.partition("://")
     local = {"blobs": Path(rest if separator else kind)} if kind == "file" or not separator else {}
+    database = sqlite_path(parse(config.database_url))
+    if database is not None:
+        local["database"] = database.parent
     return Things(
-        store=store,
-        database=sqlite_path(parse(config.database_url)),
-        blobs=blobs,
-        credentials=credentials,
+        store=domain.store,
+        database=database,
+        blobs=domain.blobs,
+        credentials=domain.credentials,
         lead=lead,
         folders={"data": config.coordinator.data, **local},
         reserve=config.coordinator.min_free_bytes,

@@ -1,7 +1,8 @@
 """Whether the coordinator can do its work: six checks, read by `/readyz` and `/metrics`, each with its reason.
 
-Guarantees that asking takes about two seconds at most, whatever hangs, and changes nothing that lasts: the check of the
-blobs keeps an artefact of some bytes and removes it again.
+Guarantees that asking takes about two seconds at most, whatever hangs, and changes next to nothing that lasts: the
+check of the database writes one row, always the same, and that of the blobs keeps an artefact of some bytes and removes
+it again, in a store elsewhere every five minutes at most while all is well.
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ from fedmepd.durable import sync_folder
 from protos.exposition import Check
 
 TURN_S = 5.0
-_BLOBS_FRESH_S = 15.0
+_LOCAL_FRESH_S, _REMOTE_FRESH_S = 15.0, 300.0  # versioned buckets keep every trial for ever
 _PROBE = b"fedmepd: whether artefacts can be kept\n"
-_NOBODY = ("", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +76,8 @@ class Things:
         blobs: Artefacts.
         credentials: TLS.
         lead: The trainer.
-        folders: Folders whose disks count, by volume: `data` and, where they are local, `blobs`.
-        reserve: Bytes that uploads leave of the disk of `data`.
+        folders: Folders whose disks count, by volume: `data` and, where they are local, `blobs` and `database`.
+        reserve: Bytes that must stay free on each of them; uploads leave as much of `data`.
         clock: Seconds since the epoch.
     """
 
@@ -103,7 +103,8 @@ class Health:
         self.things, self._heart = things, heart
         self.rows: Asked[Rows] = Asked(self._read)
         self.disks: Asked[dict[str, Disk]] = Asked(self._look)
-        self._kept: Asked[None] = Asked(self._keep, fresh_s=_BLOBS_FRESH_S)
+        fresh_s = _LOCAL_FRESH_S if "blobs" in things.folders else _REMOTE_FRESH_S
+        self._kept: Asked[None] = Asked(self._keep, fresh_s=fresh_s)
 
     def alive(self) -> bool:
         """Whether the event loop turns."""
@@ -142,8 +143,10 @@ class Health:
         answer = self.disks.answer()
         if answer.error or answer.value is None:
             return Check(name="disk", ok=False, text=answer.error)
-        free, reserve = answer.value["data"].free, self.things.reserve
-        return Check(name="disk", ok=free >= reserve, text=f"{free} bytes free, {reserve} are the reserve")
+        reserve = self.things.reserve
+        free = ", ".join(f"{disk.free} bytes free at {name}" for name, disk in answer.value.items())
+        enough = all(disk.free >= reserve for disk in answer.value.values())
+        return Check(name="disk", ok=enough, text=f"{free}; {reserve} are the reserve")
 
     def _trainer(self) -> Check:
         process = self.things.lead.process()
@@ -154,12 +157,12 @@ class Health:
         return Check(name="trainer", ok=True, text="at work" if process.busy else "not needed now")
 
     def _read(self) -> Rows:
-        """Read what metrics tell of the database, and write to it: a row that nobody has."""
+        """Read what metrics tell of the database, and write to it: when it was checked."""
         path = self.things.database
         if path is not None:
             path.stat()  # an open file that was removed answers as before
         with self.things.store.transaction() as transaction:
-            transaction.touch_members({_NOBODY: 0.0})
+            transaction.check_room(self.things.clock())
             last = transaction.last_audit()
             waiting = [token for token in transaction.tokens() if token.state is TokenState.AWAITING]
             return Rows(

@@ -11,7 +11,7 @@ from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, Strin
 from coordinator.errors import StorageError
 from coordinator.store.tables import metadata
 
-VERSION = "0003"  # of the newest module in migrations/versions; tests compare
+VERSION = "0004"  # of the newest module in migrations/versions; tests compare
 _VERSION_TABLE = "alembic_version"
 _VERSIONS = Table(  # as Alembic makes it
     _VERSION_TABLE,

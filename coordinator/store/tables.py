@@ -165,3 +165,11 @@ audit = Table(
     Column("previous", LargeBinary, nullable=False),
     Column("hash", LargeBinary, nullable=False),
 )
+
+checks = Table(
+    "checks",
+    metadata,
+    Column("name", _NAME, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("padding", LargeBinary, nullable=False),
+)

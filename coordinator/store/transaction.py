@@ -6,6 +6,7 @@ is read here still holds when it is written upon.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -30,6 +31,8 @@ from coordinator.errors import ConflictError, NotFoundError
 from coordinator.records import AuditRow, LastReport, MemberRow, ModelRow, RoundRow, RunRow, TokenRow, TokenState
 from coordinator.store import rows, tables
 from protos.terms import ArtefactRef, RoundId
+
+_ROOM_BYTES = 16 << 10
 
 
 class SqlTransaction:
@@ -310,6 +313,19 @@ class SqlTransaction:
         column = tables.audit.c.sequence
         query = select(tables.audit).where(column > after).order_by(column).limit(limit)
         return tuple(map(rows.to_audit, self._all(query)))
+
+    # -- checks -----------------------------------------------------------------------------------------------------
+
+    def check_room(self, at: float) -> None:
+        """Write when the database was last checked, and that it has room for some pages more; it keeps the time."""
+        row = {"name": "room", "at": at}
+        self._put(tables.checks, {**row, "padding": os.urandom(_ROOM_BYTES)})  # which no database makes smaller
+        self._put(tables.checks, {**row, "padding": b""})
+
+    def last_check(self) -> float | None:
+        """Return when that was; None for never."""
+        found: float | None = self._scalar(select(tables.checks.c.at).where(tables.checks.c.name == "room"))
+        return found
 
     # -- SQL --------------------------------------------------------------------------------------------------------
 

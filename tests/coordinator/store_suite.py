@@ -523,8 +523,10 @@ class StoreSuite:
         with store.connection() as connection:
             connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
             connection.execute(text("DROP TABLE step_messages"))
+            connection.execute(text("DROP TABLE checks"))
             connection.execute(text("ALTER TABLE models DROP COLUMN promoted"))
         with opened().connection() as connection:
             assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == schema.VERSION
             assert connection.execute(text("SELECT count(*) FROM step_messages")).scalar_one() == 0
+            assert connection.execute(text("SELECT count(*) FROM checks")).scalar_one() == 0
             assert connection.execute(text("SELECT count(promoted) FROM models")).scalar_one() == 0

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from coordinator.monitoring.health import Health, Heart
 from coordinator.ports import LeadError, SpentError, TrainerProcess
 from coordinator.server import Coordinator
 from coordinator.state import FailureCause, Participant, RoundState, RunState, SiteStatus, dump_run, load_run
+from fedmepd.errors import JobFailedError
 from protos.errors import MalformedMessageError, NotFiniteError
 from protos.terms import ArtefactRef, Phase, RoundId
 from security.errors import BudgetError, OpeningError, SmallCohortError
@@ -88,6 +90,30 @@ def test_what_is_gone_makes_it_unready_until_it_is_back(tmp_path: Path, check: s
     play(tmp_path, scenario)
 
 
+def test_a_database_without_room_makes_it_unready(tmp_path: Path) -> None:
+    async def scenario(hospital: Hospital, lead: IdleLead, made: Coordinator) -> None:
+        assert made.monitor is not None
+        store = made.monitor.health.things.store
+        assert await failing(made) == set()
+        with store.connection() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count=1")  # as many as there are
+        with pytest.raises(StorageError):
+            await asyncio.to_thread(_fill, store)
+        assert await failing(made) == {"database"}
+        assert "no space left" in (await get(made, "/readyz"))[1]
+        with store.connection() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count=100000")
+        assert await failing(made) == set()
+
+    play(tmp_path, scenario)
+
+
+def _fill(store) -> None:
+    for number in range(100_000):
+        with store.transaction() as transaction:
+            transaction.revoke_serial(f"{number:02000}", 0.0)
+
+
 def test_blobs_that_cannot_be_kept_make_it_unready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(hospital: Hospital, lead: IdleLead, made: Coordinator) -> None:
         def full(blobs: LocalBlobs, content: bytes) -> ArtefactRef:
@@ -133,6 +159,56 @@ def test_a_disk_below_the_reserve_makes_it_unready(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("volume", ["data", "blobs", "database"])
+def test_every_local_volume_needs_the_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, volume: str) -> None:
+    async def scenario(hospital: Hospital, lead: IdleLead, made: Coordinator) -> None:
+        assert made.monitor is not None
+        health = made.monitor.health
+        assert health.things.folders.keys() == {"data", "blobs", "database"}
+        (tmp_path / "full").mkdir()
+        folders = {**health.things.folders, volume: tmp_path / "full"}
+        health.things = replace(health.things, folders=folders, reserve=1)
+        seen = shutil.disk_usage
+
+        def usage(folder):
+            return seen(tmp_path)._replace(free=0) if folder == tmp_path / "full" else seen(folder)
+
+        monkeypatch.setattr(shutil, "disk_usage", usage)
+        assert await failing(made) == {"disk"}
+        assert f"0 bytes free at {volume}" in (await get(made, "/readyz"))[1]
+        assert (await metrics(made))["disk_free_bytes", volume] == 0
+
+    play(tmp_path, scenario)
+
+
+def test_a_store_elsewhere_is_tried_every_five_minutes_and_sooner_after_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(hospital: Hospital, lead: IdleLead, made: Coordinator) -> None:
+        assert made.monitor is not None
+        things = made.monitor.health.things
+        tried: list[bytes] = []
+        put, faults = type(things.blobs).put_bytes, [StorageError("away")]
+
+        def trial(blobs: LocalBlobs, content: bytes) -> ArtefactRef:
+            tried.append(content)
+            if faults:
+                raise faults.pop()
+            return put(blobs, content)
+
+        def after(seconds: float) -> None:
+            asked._began -= seconds
+            assert asked.answer().error == ("away." if len(tried) == 1 else "")
+
+        monkeypatch.setattr(type(things.blobs), "put_bytes", trial)
+        asked = Health(replace(things, folders={"data": things.folders["data"]}), Heart())._kept
+        for seconds, times in ((0.0, 1), (14.0, 1), (2.0, 2), (290.0, 2), (11.0, 3)):
+            after(seconds)
+            assert len(tried) == times
+
+    play(tmp_path, scenario)
+
+
 def test_a_dead_trainer_makes_it_unready(tmp_path: Path) -> None:
     async def scenario(hospital: Hospital, lead: IdleLead, made: Coordinator) -> None:
         for process, ready in (
@@ -156,6 +232,28 @@ def test_a_trainer_that_dies_every_time_is_lost(tmp_path: Path) -> None:
         with pytest.raises(LeadError):
             await lead.account((), 1e-5)
         assert lead.process() == TrainerProcess(deaths=3, lost=True)
+        await lead.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_trainer_that_lives_and_refuses_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        config = Config(coordinator=Service(data=tmp_path), lead=Lead(cohort=tmp_path, cache=tmp_path))
+        lead = LeadTrainer(config, (sys.executable, "-c", "raise SystemExit(3)"))
+        with pytest.raises(LeadError):
+            await lead.account((), 1e-5)
+        assert lead.process().lost
+
+        def refuse(*_: object, **__: object) -> Future[dict]:
+            refused: Future[dict] = Future()
+            refused.set_exception(JobFailedError("no such patients", kind="ConfigError"))
+            return refused
+
+        monkeypatch.setattr(lead._worker, "submit", refuse)
+        with pytest.raises(LeadError, match="ConfigError"):
+            await lead.account((), 1e-5)
+        assert not lead.process().lost
         await lead.close()
 
     asyncio.run(scenario())
@@ -213,6 +311,20 @@ def test_a_question_is_asked_once_at_a_time_and_its_answer_told_again() -> None:
     while question.answer().value != 2:  # a hundredth of a second may pass before it is answered
         pass
     assert len(asked) == 2
+
+
+def test_a_lack_of_threads_is_an_answer_and_not_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    question = Asked(lambda: 7)
+
+    def exhausted(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", exhausted)
+        question.begin()
+        assert question.answer().error == "can't start new thread"
+    question.forget()
+    assert (question.answer().value, question.answer().error) == (7, "")
 
 
 @pytest.mark.parametrize(
