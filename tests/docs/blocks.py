@@ -31,7 +31,8 @@ REASONS = {
 }
 _FENCE = re.compile(r"^(?P<fence>`{3,})(?P<language>\w*)\s*$")
 _COMMENT = re.compile(r"^<!-- (?P<text>(?:at|file|stop|shown): .*) -->$")
-_INLINE = re.compile(r"(?<!`)`(?P<code>fedmepd(?:-\w+)? [^`\n]+)`(?!`)")
+_INLINE = re.compile(r"(?<!`)`(?P<code>fedmepd(?:-\w+)?\s[^`]+)`(?!`)")
+_FENCED = re.compile(r"^`{3,}.*?^`{3,}\s*?$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +107,6 @@ def blocks_of(page: Path) -> Iterator[Block]:
 
 def inline_commands(page: Path) -> Iterator[tuple[int, str]]:
     """Iterate over the commands of our programs within a document's text, with their lines."""
-    inside = False
-    for number, line in enumerate((ROOT / page).read_text().splitlines(), start=1):
-        if _FENCE.match(line.strip()):
-            inside = not inside
-        if not inside:
-            yield from ((number, found["code"]) for found in _INLINE.finditer(line))
+    text = _FENCED.sub(lambda block: "\n" * block[0].count("\n"), (ROOT / page).read_text())
+    for found in _INLINE.finditer(text):
+        yield text.count("\n", 0, found.start()) + 1, " ".join(found["code"].split())

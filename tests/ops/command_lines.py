@@ -8,7 +8,7 @@ from typing import Any
 
 import typer.main
 
-PRODUCTS = ("fedmepd-agent", "fedmepd-coordinator", "fedmepd-admin")
+PRODUCTS = ("fedmepd", "fedmepd-agent", "fedmepd-coordinator", "fedmepd-admin")
 
 
 def parse(words: Sequence[str]) -> dict[str, Any]:
@@ -34,6 +34,10 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _application(name: str) -> typer.Typer:
+    if name == "fedmepd":
+        from fedmepd.cli.main import app as researcher
+
+        return researcher
     if name == "fedmepd-agent":
         from site_agent.cli.main import app as agent
 
