@@ -7,8 +7,9 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -188,6 +189,7 @@ class Served:
     patience: Patience
     page: StatusPage
     credentials: ServerCredentials
+    calls: Counter[tuple[str, str]]
 
     def admin(self, *words: object, who: str = "alice", stdin: str = "") -> Said:
         if words and words[0] != "consortium":
@@ -246,31 +248,46 @@ def _serving(folder: Path) -> Iterator[Served]:
     registry = Registry(
         store, issuer=IssuerFolder(folder / "data" / "issuer").load(None), trust=credentials.loaded.trust
     )
-    blobs, patience = open_blobs(str(folder / "data" / "blobs"), folder / "scratch"), Patience()
     runs = PlayedRun(store, registry.clock)
     reader = Reader(store=store, runs=runs, registry=registry, custody=None)
     door = Door(registry.consortium, registry.is_revoked, store, registry.clock)
     page = StatusPage("127.0.0.1:0", contexts=Contexts(credentials, folder / "scratch"), door=door, reader=reader)
-    loop, ports = asyncio.new_event_loop(), []
-    ready, stop = threading.Event(), asyncio.Event()
+    made = Served(
+        folder=folder,
+        store=store,
+        blobs=open_blobs(str(folder / "data" / "blobs"), folder / "scratch"),
+        registry=registry,
+        runs=runs,
+        members="",
+        newcomers="",
+        patience=Patience(),
+        page=page,
+        credentials=credentials,
+        calls=Counter(),
+    )
+    with closing(store), page, _ports(made):
+        yield made
+
+
+@contextmanager
+def _ports(made: Served) -> Iterator[None]:
+    """Open both ports in a loop and a thread of their own, for as long as the block lasts."""
+    loop, ready, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+
+    def called(method: str, code: str) -> None:
+        made.calls[method.rpartition("/")[2], code] += 1
 
     async def run() -> None:
-        guard = Guard(registry.consortium, registry.is_revoked)
+        guard = Guard(made.registry.consortium, made.registry.is_revoked, called=called)
         members, newcomers = aio.server(interceptors=[guard]), aio.server(interceptors=[guard])
-        add_AdminServicer_to_server(
-            Admin(
-                registry=registry,
-                runs=runs,
-                store=store,
-                blobs=blobs,
-                ledger=folder / "data" / "privacy" / "ledger.jsonl",
-                page=page,
-            ),
-            members,
+        ledger = made.folder / "data" / "privacy" / "ledger.jsonl"
+        admin = Admin(
+            registry=made.registry, runs=made.runs, store=made.store, blobs=made.blobs, ledger=ledger, page=made.page
         )
-        add_EnrolmentServicer_to_server(Enrolment(registry, patience), newcomers)
-        ports.append(members.add_secure_port("127.0.0.1:0", credentials.for_members()))
-        ports.append(newcomers.add_secure_port("127.0.0.1:0", credentials.for_newcomers()))
+        add_AdminServicer_to_server(admin, members)
+        add_EnrolmentServicer_to_server(Enrolment(made.registry, made.patience), newcomers)
+        made.members = f"localhost:{members.add_secure_port('127.0.0.1:0', made.credentials.for_members())}"
+        made.newcomers = f"127.0.0.1:{newcomers.add_secure_port('127.0.0.1:0', made.credentials.for_newcomers())}"
         await members.start()
         await newcomers.start()
         ready.set()
@@ -282,22 +299,9 @@ def _serving(folder: Path) -> Iterator[Served]:
     thread.start()
     assert ready.wait(10)
     try:
-        yield Served(
-            folder=folder,
-            store=store,
-            blobs=blobs,
-            registry=registry,
-            runs=runs,
-            members=f"localhost:{ports[0]}",
-            newcomers=f"127.0.0.1:{ports[1]}",
-            patience=patience,
-            page=page.__enter__(),
-            credentials=credentials,
-        )
+        yield
     finally:
-        page.__exit__(None, None, None)
         loop.call_soon_threadsafe(stop.set)
         thread.join()
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
-        store.close()

@@ -81,12 +81,15 @@ def test_nonsense_is_refused(stub: EnrolmentStub, request_: messages.EnrolReques
     assert refusal(stub.Enrol, request_)[0] is code
 
 
-def test_an_address_that_guesses_has_to_wait(stub: EnrolmentStub) -> None:
+def test_an_address_that_guesses_has_to_wait_and_is_counted(fed: Served, stub: EnrolmentStub) -> None:
+    before = fed.calls.copy()
     for _ in range(WRONG_TOKENS):
         assert refusal(stub.Enrol, messages.EnrolRequest(token_id="0" * 16))[0] is grpc.StatusCode.PERMISSION_DENIED
     code, details = refusal(stub.Enrol, messages.EnrolRequest(token_id="0" * 16))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "too many wrong tokens from ipv4:127.0.0.1" in details
+    told = fed.calls - before
+    assert dict(told) == {("Enrol", "PERMISSION_DENIED"): WRONG_TOKENS, ("Enrol", "RESOURCE_EXHAUSTED"): 1}
 
 
 def test_the_members_port_takes_nobody_without_a_certificate(fed: Served) -> None:

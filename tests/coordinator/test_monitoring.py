@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.scrape import GOALS, put_in_place, series
+from coordinator.auth import OPEN, ROLES
 from coordinator.monitoring.catalogue import CATALOGUE, PREFIX
+from coordinator.monitoring.counters import short
 from coordinator.server import Coordinator
 from coordinator.state import CohortScores
+from fedmepd import __version__
 from protos.metrics import Kind
-from protos.terms import Accepted, DeclineCause, Declined, Finish, Finished, Train, Trained, VectorManifest
+from protos.terms import PROTOCOL, Accepted, DeclineCause, Declined, Finish, Finished, Train, Trained, VectorManifest
 from security.identity import Role
 from security.membership import DEFAULT_COHORT
 from tests.coordinator.metrics_at_hand import get, metrics, values_of
@@ -237,13 +241,44 @@ def test_nothing_of_patients_or_of_what_sites_hold_is_a_label(tmp_path: Path) ->
             text = await everything(hospital, made)
         assert "not today" not in text, "reasons are words that others choose"
         assert str(tmp_path) not in text
-        known = {*SITES, "test", "fedmepd", *(one for own in SITES.values() for one in own), "whole", "core"}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                free = {sample.labels[name] for name in ("site", "run", "modality", "region") if name in sample.labels}
-                assert free <= known
+        known = {(metric.name, label): words for metric in CATALOGUE for label, words in metric.labels.items()}
+        known |= {(metric.name, "le"): _buckets(metric) for metric in CATALOGUE if metric.kind is Kind.HISTOGRAM}
+        seen = set()
+        for name, label, value in _labels_of(text):
+            words = known.get((name, label))
+            if isinstance(words, str):  # free text
+                seen.add(label)
+                words = FREE[label]
+            assert words is not None, f"{name} has a label {label} that the catalogue does not know"
+            assert value in words, f"{name}: {label} is {value!r}"
+        assert seen == {label for (_, label), words in known.items() if isinstance(words, str)} == FREE.keys()
 
     play(scenario)
+
+
+FREE = {  # the only values that labels without a list of words may have here
+    "site": set(SITES),
+    "run": {"test"},
+    "modality": {modality for own in SITES.values() for modality in own},
+    "region": {"whole", "core"},
+    "method": {"fedavg-encoders", *map(short, (*ROLES, *OPEN))},
+    "code": {code.name for code in grpc.StatusCode},
+    "version": {__version__},
+    "protocol": {str(PROTOCOL)},
+}
+
+
+def _buckets(metric) -> tuple[str, ...]:
+    return (*map(str, metric.buckets), "+Inf")
+
+
+def _labels_of(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield family, label and value of every label of every sample."""
+    for family in text_string_to_metric_families(text):
+        name = family.name + "_total" * (family.type == "counter")
+        for sample in family.samples:
+            for label, value in sample.labels.items():
+                yield name, label, value
 
 
 def test_a_hundred_sites_are_no_more_series_than_a_small_prometheus_takes(tmp_path: Path) -> None:
