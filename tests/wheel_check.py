@@ -23,7 +23,11 @@ DATA = (
     "protos/v1/federation_pb2.py",
     "coordinator/store/migrations/env.py",
     "coordinator/store/migrations/versions/v0001_first.py",
+    "coordinator/status_page/templates/status.html.j2",
+    "coordinator/status_page/templates/style.css",
     "security/SPEC.md",
+    "security/privacy/report.html.j2",
+    "security/privacy/report.css",
     "security/THREAT_MODEL.md",
 )
 
