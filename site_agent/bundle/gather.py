@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from site_agent.errors import AgentError
 from site_agent.policy_file import Policy
 from site_agent.status import read_status
 
+_KERNEL = re.compile(r"\d+(?:\.\d+)*")
 _TAIL_BYTES = 256 << 10
 _AUDIT_LINES = 300
 _JOURNAL_LINES = 2000
@@ -44,7 +46,7 @@ def collect(config: Config, findings: Sequence[Finding], cases: Iterable[str]) -
     """
     redactor = redactor_of(config, cases)
     return (
-        _json("versions.json", redactor, _versions()),
+        _packed("versions.json", _versions()),
         _json("configuration.json", redactor, config.model_dump(mode="json")),
         _json("policy.json", redactor, _policy(config)),
         _json("doctor.json", redactor, {"findings": [finding.plain for finding in findings]}),
@@ -57,8 +59,9 @@ def collect(config: Config, findings: Sequence[Finding], cases: Iterable[str]) -
 
 def redactor_of(config: Config, cases: Iterable[str]) -> Redactor:
     """Return what redacts a site's texts."""
-    urls = (config.proxy.url or "").rpartition("@")[2].removeprefix("http://").rstrip("/")
-    named = (config.agent.coordinator, config.enrolment_address, config.metrics.listen, urls)
+    url = config.proxy.url or ""
+    proxy = url.removeprefix("http://").rpartition("@")[2].rstrip("/")
+    named = (config.agent.coordinator, config.enrolment_address, config.metrics.listen, proxy)
     places = {
         config.cohort.path: "<cohort>",
         config.cohort.path.resolve(): "<cohort>",
@@ -70,16 +73,23 @@ def redactor_of(config: Config, cases: Iterable[str]) -> Redactor:
         places[config.cohort.path.parent] = "<cohort>"
     hosts = [name.rpartition(":")[0].strip("[]") for name in named if name]
     names = patient_names(config, cases)
-    return Redactor(names, places=places, hosts=hosts, environment=os.environ)
+    return Redactor(names, places=places, hosts=hosts, environment=os.environ, urls=[url])
 
 
 def _json(name: str, redactor: Redactor, value: Any) -> Entry:
-    text = json.dumps(redactor.data(value), indent=2, ensure_ascii=False, default=str)
+    return _packed(name, redactor.data(value))
+
+
+def _packed(name: str, value: Any) -> Entry:
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
     return Entry(name=name, content=text.encode("utf-8", "replace") + b"\n")
 
 
 def _versions() -> dict[str, str]:
-    found = {"fedmepd": __version__, "python": platform.python_version(), "system": platform.platform()}
+    """Return facts that are the same at any site, which need no redaction."""
+    kernel = _KERNEL.match(platform.release())
+    system = f"{platform.system()} {kernel[0] if kernel else ''} {platform.machine()}"
+    found = {"fedmepd": __version__, "python": platform.python_version(), "system": system}
     for name in _PACKAGES:
         try:
             found[name] = version(name)
@@ -99,7 +109,8 @@ def _machine(config: Config) -> dict[str, Any]:
     facts: dict[str, Any] = {"cpus": os.cpu_count(), "executable": sys.executable}
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()[:5]
-        facts["memory"] = {line.partition(":")[0]: line.partition(":")[2].strip() for line in lines}
+        parts = [line.replace(":", " ").split() for line in lines]
+        facts["memory"] = {f"{name} in kB": int(number) for name, number, *_ in parts}
     except OSError as error:
         facts["memory"] = str(error.strerror)
     for name, folder in (("data", config.data), ("cache", config.cache)):
@@ -149,8 +160,13 @@ def _tail(path: Path) -> str:
             content = file.read()
     except OSError:
         return ""
+    return _ended(content, whole=size <= _TAIL_BYTES)
+
+
+def _ended(content: bytes, *, whole: bool) -> str:
+    """Return the end of a text without the line that it may begin within, which may be a part of a name."""
     text = content.decode("utf-8", "replace")
-    return text if size <= _TAIL_BYTES else text.partition("\n")[2]
+    return text if whole else text.partition("\n")[2]
 
 
 def _journal() -> str:
@@ -162,4 +178,4 @@ def _journal() -> str:
         done = subprocess.run(asked, capture_output=True, timeout=_JOURNAL_S, check=False)  # noqa: S603  no shell
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout[-_TAIL_BYTES:].decode("utf-8", "replace")
+    return _ended(done.stdout[-_TAIL_BYTES:], whole=len(done.stdout) <= _TAIL_BYTES)

@@ -27,6 +27,7 @@ derivatives cases patients cohort manifest dataset nii gz csv toml json cache
 t1 t1c t1n t1ce t1gd t2 t2f t2w flair ct pt pet"""
 _PLAIN = set(_PLAIN_WORDS.split())
 _SUFFIX = re.compile(r"^(.+)[_.-]([A-Za-z0-9]+)$")
+_DIGIT = re.compile(r"\d(?:\.|\Z)")
 _SEPARATORS = re.compile(r"[/\\]")
 
 
@@ -41,7 +42,7 @@ def patient_names(config: Config, cases: Iterable[str]) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for word in (*cases, *_of_cohort(config.cohort.path), *_of_tables(config.data / "results")):
         for name in _forms(word, plain):
-            if len(name) > 1 and name.lower() not in plain:
+            if (len(name) > 1 or name.isdigit()) and name.lower() not in plain:
                 found.setdefault(name)
     return tuple(found)
 
@@ -70,7 +71,8 @@ def _of_cohort(path: Path) -> Iterator[str]:
             count += 1
             if count > _MOST:
                 return
-            yield name
+            if folder == str(path) or not _DIGIT.match(name):  # below a patient's folder they number series
+                yield name
 
 
 def _of_manifest(path: Path) -> Iterator[str]:
@@ -84,7 +86,7 @@ def _of_manifest(path: Path) -> Iterator[str]:
     except (OSError, tomllib.TOMLDecodeError):
         return
     for word in words:
-        yield from (part.strip() for part in _SEPARATORS.split(word))
+        yield from (part.strip() for part in _SEPARATORS.split(word) if not _DIGIT.match(part.strip()))
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -1,4 +1,7 @@
-"""A bundle as a file: a compressed tar of texts with a manifest of their hashes, the same bytes for the same texts."""
+"""A bundle as a file: a compressed tar of texts, the same bytes for the same texts.
+
+Its manifest tells the hashes of the texts, and what no redaction can know.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from pathlib import Path
 
 from security import files
 from security.errors import KeyFileError
+from site_agent.bundle.redaction import CANNOT_KNOW
 from site_agent.errors import StateError, StorageError
 
 MANIFEST = "manifest.json"
@@ -50,7 +54,8 @@ def write(entries: Sequence[Entry], out: Path) -> None:
     """
     if out.exists():
         raise StateError(f"{out} exists already and is never overwritten", remedy="name another file with --out")
-    manifest = json.dumps({"files": [entry.plain for entry in entries]}, indent=2).encode() + b"\n"
+    told = {"cannot_know": list(CANNOT_KNOW), "files": [entry.plain for entry in entries]}
+    manifest = json.dumps(told, indent=2).encode() + b"\n"
     packed = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=packed, mode="wb", filename="", mtime=0) as compressed,

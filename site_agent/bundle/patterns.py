@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 _LONG = 6
+_EDGE = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f][0-9A-Fa-f]))"
 _END = ""
 _Tree = dict[str, Any]
 
@@ -16,14 +17,14 @@ def pattern_of(words: Iterable[str]) -> re.Pattern[str]:
 
     Args:
         words: In lower case, at least one. Words shorter than six letters count only where no letter or digit is
-            beside them.
+            beside them, but for an escaped sign such as a new line.
     """
     known = [word for word in words if word]
     parts = []
     if long := [word for word in known if len(word) >= _LONG]:
         parts.append(_written(_tree(long)))
     if short := [word for word in known if len(word) < _LONG]:
-        parts.append(rf"(?<![A-Za-z0-9]){_written(_tree(short))}(?![A-Za-z0-9])")
+        parts.append(rf"{_EDGE}{_written(_tree(short))}(?![A-Za-z0-9])")
     return re.compile("|".join(parts), re.IGNORECASE)
 
 

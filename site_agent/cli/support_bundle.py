@@ -36,9 +36,10 @@ def support_bundle(
 ) -> None:
     """Collect versions, configuration, the doctor's findings, status and logs, redacted; shown first, then written.
 
-    Patients become case-1, case-2 and so on; passwords, tokens, keys and hosts that the configuration does not name are
-    taken out. Never in it: keys, ledgers, updates, masks, weights, images. Read it before you send it: a name that is
-    nowhere but in a line of free text cannot be known. With --json nothing is asked: it is written with --yes only.
+    Patients become <patient-1>, <patient-2> and so on; secrets, paths, and hosts that the configuration does not name
+    are taken out, and now and then a word or number too many. Never in it: keys, ledgers, updates, masks, weights,
+    images. Read it before you send it: a name that is nowhere but in a line of free text cannot be known; manifest.json
+    in it says what else cannot. With --json nothing is asked: it is written with --yes only.
 
     Example: fedmepd-agent support-bundle --config agent.toml --show
     """
