@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,9 @@ def test_a_service_is_hardened(name: str, service: str) -> None:
     assert found["security_opt"] == ["no-new-privileges:true"]
     assert "privileged" not in found
     assert found["healthcheck"]
+    assert found.get("profiles", []) == {"adopt": ["setup"], "alertmanager": ["alerts"]}.get(service, [])
     if service == "adopt":
         assert found["network_mode"] == "none"
-        assert found["profiles"] == ["setup"]
     else:
         assert "cap_add" not in found
         assert int(found["user"].partition(":")[0]) > 0
@@ -165,6 +166,35 @@ def test_prometheus_takes_its_configuration_with_the_rules_that_are_mounted(tmp_
     done = run(program("promtool", "apt-get install prometheus"), "check", "config", tmp_path / "prometheus.yml")
     assert done.returncode == 0, done.stderr
     assert "SUCCESS: 2 rule files found" in done.stdout
+
+
+def test_alerts_reach_an_alertmanager_that_is_there_only_if_it_is_wanted() -> None:
+    """Found by its name, so that Prometheus asks for none while it is not there; nothing of it is required."""
+    (found,) = yaml.safe_load((COMPOSE / "prometheus.yml").read_text())["alerting"]["alertmanagers"]
+    assert found == {"dns_sd_configs": [{"names": ["alertmanager"], "type": "A", "port": 9093}]}
+    service = services("compose.yaml")["services"]["alertmanager"]
+    assert service["networks"] == services("compose.yaml")["services"]["prometheus"]["networks"]
+    assert service["ports"] == ["127.0.0.1:9093:9093"]
+    assert "ALERTMANAGER_DIGEST" not in required("compose.yaml")
+    assert "ALERTMANAGER_DIGEST=\n" in (COMPOSE / ".env.example").read_text()
+
+
+def test_the_alertmanagers_configuration_routes_every_severity_to_a_receiver_that_it_has() -> None:
+    config = yaml.safe_load((COMPOSE / "alertmanager.yml").read_text())
+    routes = [config["route"], *config["route"]["routes"]]
+    assert {route["receiver"] for route in routes} == {each["name"] for each in config["receivers"]}
+    assert config["route"]["receiver"] == "people"
+    assert [route["matchers"] for route in routes[1:]] == [['severity="info"']]
+    tool = shutil.which("amtool")
+    if tool is not None:
+        assert run(tool, "check-config", COMPOSE / "alertmanager.yml").returncode == 0
+
+
+def test_the_status_page_is_published_on_the_host_alone() -> None:
+    from coordinator.config import load_config
+
+    assert load_config(COMPOSE / "coordinator.toml", {}).status_page.listen == "0.0.0.0:8445"
+    assert "127.0.0.1:8445:8445" in services("compose.yaml")["services"]["coordinator"]["ports"]
 
 
 def test_prometheus_scrapes_the_coordinator_over_their_common_network() -> None:

@@ -142,13 +142,13 @@ def test_a_secret_that_is_missing_or_empty_ends_it_before_the_command_runs(tmp_p
 def test_every_secret_that_the_products_read_can_come_from_a_file() -> None:
     from coordinator.cli.passphrases import CONSORTIUM_VARIABLE, KEY_VARIABLE
     from coordinator.config import DATABASE_VARIABLE
+    from site_agent.cli.backup import VARIABLE as BACKUP_VARIABLE
     from site_agent.config import PASSPHRASE_VARIABLE
 
-    listed = re.search(r"for name in (.*); do", WITH_SECRETS.read_text())
+    listed = re.search(r"for name in ([^;]*); do", WITH_SECRETS.read_text().replace("\\\n", " "))
     assert listed is not None
-    assert {CONSORTIUM_VARIABLE, KEY_VARIABLE, DATABASE_VARIABLE, PASSPHRASE_VARIABLE, "FEDMEPD_TOKEN"} <= set(
-        listed[1].split()
-    )
+    read = {CONSORTIUM_VARIABLE, KEY_VARIABLE, DATABASE_VARIABLE, PASSPHRASE_VARIABLE, BACKUP_VARIABLE}
+    assert read | {"FEDMEPD_TOKEN"} <= set(listed[1].split())
 
 
 def test_a_port_is_open_or_not() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -65,7 +67,9 @@ def test_helm_finds_nothing_to_complain_about(chart: str) -> None:
 
 
 def test_everything_rendered_is_valid_for_the_oldest_and_the_newest_kubernetes_and_a_wrong_field_is_not() -> None:
-    documents = [each for chart in CHARTS for each in rendered(chart).values()]
+    opened = "{maintenance: true, statusPage: {enabled: true}, networkPolicy: {statusPageFrom: [{podSelector: {}}]}}"
+    variants = (("agent", None), ("agent", "maintenance: true"), ("coordinator", None), ("coordinator", opened))
+    documents = [each for chart, given in variants for each in rendered(chart, given).values()]
     wrong = {**documents[0], "specification": {}}
     cases = [(version, each) for version in (OLDEST, NEWEST) for each in [*documents, wrong]]
     said = json.loads(with_tools(_VALIDATE, cases))
@@ -186,6 +190,87 @@ def test_a_monitor_for_prometheus_operator_is_made_where_it_is_wanted(chart: str
     )  # the rules' name of the job
 
 
+@pytest.mark.parametrize("chart", CHARTS)
+def test_rules_for_prometheus_operator_are_those_of_the_files_and_complete(chart: str, tmp_path: Path) -> None:
+    assert not any(name.startswith("PrometheusRule/") for name in rendered(chart))
+    made = rendered(chart, "metrics: {prometheusRule: {enabled: true, labels: {release: prometheus}}}")
+    rule = made["PrometheusRule/fed"]
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    recording, *alerts = rule["spec"]["groups"]
+    (recorded,) = yaml.safe_load((OPS / "prometheus" / "recording.yml").read_text())["groups"]
+    own = [each for each in recorded["rules"] if each["record"].startswith(f"fedmepd_{chart}:")]
+    assert own
+    assert recording == {**recorded, "rules": own}
+    assert alerts == yaml.safe_load((OPS / "prometheus" / f"alerts-{chart}.yml").read_text())["groups"]
+    asked = set(re.findall(r"fedmepd_\w+:\w+:\w+", json.dumps(alerts)))
+    assert asked <= {each["record"] for each in own}
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(rule["spec"]))
+    done = run(program("promtool", "apt-get install prometheus"), "check", "rules", tmp_path / "rules.yml")
+    assert done.returncode == 0, done.stderr
+
+
+def test_recorded_series_are_in_one_chart_each() -> None:
+    (recorded,) = yaml.safe_load((OPS / "prometheus" / "recording.yml").read_text())["groups"]
+    prefixes = {each["record"].partition(":")[0] for each in recorded["rules"]}
+    assert prefixes == {f"fedmepd_{chart}" for chart in CHARTS}
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_a_pod_that_is_not_ready_is_replaced_by_an_upgrade_and_there_are_never_two(chart: str) -> None:
+    spec = rendered(chart)["StatefulSet/fed"]["spec"]
+    assert (spec["podManagementPolicy"], spec["replicas"]) == ("Parallel", 1)
+
+
+def test_the_status_page_stays_within_the_pod_unless_it_is_opened() -> None:
+    found = rendered("coordinator")
+    assert '[status_page]\nlisten = "127.0.0.1:8445"' in found["ConfigMap/fed"]["data"]["coordinator.toml"]
+    assert "status-page" not in json.dumps(list(found.values()))
+
+
+def test_an_opened_status_page_has_a_service_of_its_own_for_those_who_may_reach_it() -> None:
+    given = "{statusPage: {enabled: true}, networkPolicy: {statusPageFrom: [{ipBlock: {cidr: 10.0.0.0/8}}]}}"
+    found = rendered("coordinator", given)
+    assert '[status_page]\nlisten = "0.0.0.0:8445"' in found["ConfigMap/fed"]["data"]["coordinator.toml"]
+    (container,) = found["StatefulSet/fed"]["spec"]["template"]["spec"]["containers"]
+    assert {"name": "status-page", "containerPort": 8445} in container["ports"]
+    offered = {
+        name: [port["targetPort"] for port in each["spec"]["ports"]]
+        for name, each in found.items()
+        if each["kind"] == "Service"
+    }
+    assert [name for name, ports in offered.items() if "status-page" in ports] == ["Service/fed-status-page"]
+    service = found["Service/fed-status-page"]["spec"]
+    assert (service["type"], service["ports"][0]["port"]) == ("ClusterIP", 8445)
+    assert service["selector"].items() <= pod("coordinator")["metadata"]["labels"].items()
+    (rule,) = [each for each in found["NetworkPolicy/fed"]["spec"]["ingress"] if "status-page" in str(each["ports"])]
+    assert rule["from"] == [{"ipBlock": {"cidr": "10.0.0.0/8"}}]
+
+
+def _ended_by_sigterm(command: list[str]) -> int:
+    """Start a shell's script, end it once it waits, and return its exit code."""
+    shell, option, script = command
+    told = script.replace("& wait", "& echo waits; wait")
+    assert told != script
+    with subprocess.Popen([shell, option, told], stdout=subprocess.PIPE, text=True, start_new_session=True) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "waits\n"
+        started.terminate()
+        code = started.wait(timeout=20)
+        os.killpg(started.pid, signal.SIGKILL)  # what the shell started; in a pod it ends with the container
+    return code
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_in_maintenance_nothing_runs_in_the_pod_and_a_stop_takes_no_time(chart: str) -> None:
+    spec = pod(chart, "maintenance: true")["spec"]
+    assert "initContainers" not in spec
+    (container,) = spec["containers"]
+    assert not any(key.endswith("Probe") or key == "args" for key in container)
+    assert _ended_by_sigterm(container["command"]) == 0
+    mounts = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in spec["volumes"]} | {"data"}
+
+
 def test_the_coordinators_configuration_is_the_products(tmp_path: Path) -> None:
     from coordinator.config import load_config
 
@@ -284,6 +369,8 @@ def test_what_was_needed_once_can_be_left_out(chart: str, given: str) -> None:
         ("coordinator", "service: {membersPort: 99999}", "membersPort"),
         ("coordinator", "replicas: 2", "replicas"),
         ("coordinator", "config: {metrics: {listen: ''}}", "config/metrics"),
+        ("coordinator", "config: {status_page: {listen: ''}}", "config/status_page"),
+        ("coordinator", "statusPage: {enabled: true}", "networkPolicy.statusPageFrom"),
         ("agent", "config: {metrics: {listen: ''}}", "config/metrics"),
         ("agent", "config: {agent: {data: /data}}", "config/agent"),
         ("agent", "config: {cohort: {modalities: null}}", "modalities"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.ops.command_lines import parse
-from tests.ops.tools_at_hand import OPS, program, run
+from tests.ops.tools_at_hand import OPS, ROOT, program, run
 
 SYSTEMD = OPS / "systemd"
 SERVICES = ("agent", "coordinator")
@@ -74,6 +75,16 @@ def test_what_the_unit_starts_are_commands_of_the_product(service: str) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
+def test_what_the_unit_names_below_opt_is_what_the_steps_install(service: str) -> None:
+    """A document or a program that no step puts there would be a dead end."""
+    named = set(re.findall(r"/opt/fedmepd[\w./-]*", (SYSTEMD / f"fedmepd-{service}.service").read_text()))
+    assert named == {f"/opt/fedmepd/bin/{name}" for name in ("with-secrets", f"fedmepd-{service}")}
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert f"fedmepd-{service}" in scripts
+    assert "install -m 0755 ops/containers/with-secrets" in (OPS / "README.md").read_text()
+
+
+@pytest.mark.parametrize("service", SERVICES)
 def test_the_unit_stops_in_order_and_comes_back_after_a_fault(service: str) -> None:
     assert setting(service, "KillMode") == "mixed"
     assert int(setting(service, "TimeoutStopSec")) >= 60
@@ -106,16 +117,16 @@ def test_the_configuration_is_the_products_and_keeps_data_where_the_unit_may_wri
     assert data.is_relative_to(state)
 
 
-def _as_service(folder: Path, *words: str) -> list[str]:
+def _as_service(folder: Path, *words: str, script: Path = SYSTEMD / "as-service") -> list[str]:
     """Return what `as-service` hands to systemd-run."""
     said = {
         "systemd-run": "printf '%s\\n' \"$@\"",
         "systemctl": 'test "$2" != --property=BindReadOnlyPaths || echo /a:/b',
     }
-    for name, script in said.items():
-        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    for name, text in said.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755)
-    done = run(SYSTEMD / "as-service", *words, env={"PATH": f"{folder}:{os.environ['PATH']}"})
+    done = run(script, *words, env={"PATH": f"{folder}:{os.environ['PATH']}"})
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -142,6 +153,25 @@ def test_a_command_by_hand_runs_as_the_service_does(tmp_path: Path, service: str
     written.write_text("\n".join(["[Service]", "ExecStart=/bin/true", *properties, ""]))
     done = run(program("systemd-analyze", _APT), "verify", "--man=no", written)
     assert (done.returncode, "by-hand" in done.stderr) == (0, False), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("service", "file", "name"),
+    [
+        ("agent", "backup-passphrase", "FEDMEPD_BACKUP_PASSPHRASE"),
+        ("coordinator", "database-url", "FEDMEPD_DATABASE_URL"),
+    ],
+)
+def test_a_command_by_hand_gets_the_secrets_that_it_may_need_where_there_are_such(
+    tmp_path: Path, service: str, file: str, name: str
+) -> None:
+    script = tmp_path / "as-service"
+    script.write_text((SYSTEMD / "as-service").read_text().replace("/etc/fedmepd/secrets", str(tmp_path)))
+    script.chmod(0o755)
+    wanted = f"--property=LoadCredential={name}:{tmp_path}/{file}"
+    assert wanted not in _as_service(tmp_path, service, "doctor", script=script)
+    (tmp_path / file).touch()
+    assert wanted in _as_service(tmp_path, service, "doctor", script=script)
 
 
 @pytest.mark.parametrize("words", [[], ["agent"], ["admin", "run"]])

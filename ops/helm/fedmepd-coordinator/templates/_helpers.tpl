@@ -22,6 +22,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
       "listen" "0.0.0.0:8443"
       "enrolment" (ternary "0.0.0.0:8444" "" .Values.enrolment.enabled))
     "metrics" (dict "listen" "0.0.0.0:9464")
+    "status_page" (dict "listen" (ternary "0.0.0.0:8445" "127.0.0.1:8445" .Values.statusPage.enabled))
     "lead" (dict "cohort" "/data/lead") }}
 {{- range $section, $keys := mustMergeOverwrite (deepCopy .Values.config) $own }}
 [{{ $section }}]
