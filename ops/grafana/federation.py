@@ -35,8 +35,8 @@ _NOW = Row(
         Panel(
             kind=Kind.STAT,
             title="Round",
-            about="The round that is under way, of how many the run has.",
-            queries=(_one("round_number", "round"), _one("run_rounds", "of")),
+            about="The round that is under way, of how many the run has, and which attempt at it this is.",
+            queries=(_one("round_number", "round"), _one("run_rounds", "of"), _one("round_attempt", "attempt")),
             width=4,
             height=5,
             decimals=0,
@@ -53,10 +53,10 @@ _NOW = Row(
         Panel(
             kind=Kind.STAT,
             title="Sites connected",
-            about="Sites heard within 90 seconds, of all on the list of members.",
+            about="Sites heard within 90 seconds, of all that are enrolled.",
             queries=(
                 Query(expr=f"sum({_C}site_connected{{{_HERE}}})", legend="connected"),
-                Query(expr=f"count({_C}site_connected{{{_HERE}}})", legend="sites"),
+                Query(expr=f"count({_C}site_connected{{{_HERE}}})", legend="enrolled"),
             ),
             width=4,
             height=5,
@@ -110,11 +110,11 @@ _ROUNDS = Row(
         Panel(
             kind=Kind.LINES,
             title="Mean duration of phases",
-            about="Mean over the rounds of the last ten minutes, by phase.",
+            about="By phase. Each point is the mean over a span as long as the one that is shown, up to then.",
             queries=(
                 Query(
-                    expr=f"rate({_C}phase_duration_seconds_sum{{{_HERE}}}[10m])"
-                    f" / (rate({_C}phase_duration_seconds_count{{{_HERE}}}[10m]) > 0)",
+                    expr=f"rate({_C}phase_duration_seconds_sum{{{_HERE}}}[$__range])"
+                    f" / (rate({_C}phase_duration_seconds_count{{{_HERE}}}[$__range]) > 0)",
                     legend="{{phase}}",
                 ),
             ),
@@ -140,7 +140,8 @@ _ROUNDS = Row(
         Panel(
             kind=Kind.LINES,
             title="Failures and dropouts",
-            about="Failed rounds by cause, sites that dropped out by status, and rounds that sites declined by cause.",
+            about="Failed rounds, sites that dropped out, rounds that sites declined, updates that were refused. Each "
+            "point is a sum over a span as long as the one shown, up to then; the last is all that is shown.",
             queries=(
                 Query(expr=f"increase({_C}round_failures_total{{{_HERE}}}[$__range]) > 0", legend="failed: {{cause}}"),
                 Query(expr=f"increase({_C}dropouts_total{{{_HERE}}}[$__range]) > 0", legend="dropped: {{status}}"),
@@ -150,6 +151,14 @@ _ROUNDS = Row(
                 ),
             ),
             bounds=(0, None),
+        ),
+        Panel(
+            kind=Kind.LINES,
+            title="Attempts at each round",
+            about="The round, and which attempt at it is under way. More than one: the attempts before have failed.",
+            queries=(_one("round_number", "round"), _one("round_attempt", "attempt")),
+            bounds=(0, None),
+            decimals=0,
         ),
     ),
 )
@@ -224,7 +233,7 @@ _SITES_ROW = Row(
         Panel(
             kind=Kind.TABLE,
             title="Sites",
-            about="Every site of the list of members: where it stands in the round, when it was heard, how long its "
+            about="Every enrolled site: where it stands in the round, when it was heard, how long its "
             "certificate holds.",
             queries=(
                 Query(
@@ -310,8 +319,16 @@ _SERVICE = Row(
         ),
         Panel(
             kind=Kind.LINES,
+            title="Restarts of the lead's trainer",
+            about="How often it began anew. Each point is a sum over a span as long as the one shown, up to then.",
+            queries=(Query(expr=f"increase({_C}trainer_restarts_total{{{_HERE}}}[$__range])", legend="restarts"),),
+            bounds=(0, None),
+        ),
+        Panel(
+            kind=Kind.LINES,
             title="Free space",
-            about="Of the volumes of the coordinator, and the reserve below which uploads are refused.",
+            about="Of the local volumes of the coordinator, and the reserve that each must have. Below it the "
+            "coordinator is not ready, and if it is data that lacks it, uploads are refused.",
             queries=(_one("disk_free_bytes", "{{volume}}"), _one("upload_reserve_bytes", "reserve")),
             unit="bytes",
             bounds=(0, None),

@@ -29,7 +29,8 @@ _BUDGET = Row(
         Panel(
             kind=Kind.BARS,
             title="Share of the budget that is spent",
-            about="Epsilon spent of epsilon allowed, by owner. At 100 % mechanisms refuse. Nothing without a budget.",
+            about="Epsilon spent of epsilon allowed, by owner. A release that would pass 100 % is refused before it, "
+            "so a budget that covers nothing more stays below it: look at Refusals. Nothing without a budget.",
             queries=(
                 Query(expr=f"fedmepd_coordinator:privacy_epsilon:ratio{{{_LEAD}}}", legend="lead"),
                 Query(expr=f"fedmepd_agent:privacy_epsilon:ratio{_NAMED}", legend="{{site}}"),

@@ -175,14 +175,21 @@ _MACHINE = Row(
         Panel(
             kind=Kind.STATES,
             title="Trainer",
-            about="Whether the trainer runs and has work, and how often it was started anew.",
+            about="Whether the trainer runs, and has work.",
             queries=(_one("trainer_up", "up"), _one("trainer_busy", "busy")),
             texts={0: ("no", GREY), 1: ("yes", BLUE)},
         ),
         Panel(
             kind=Kind.LINES,
+            title="Restarts of the trainer",
+            about="How often it began anew. Each point is a sum over a span as long as the one shown, up to then.",
+            queries=(Query(expr=f"increase({_A}trainer_restarts_total{{{_HERE}}}[$__range])", legend="restarts"),),
+            bounds=(0, None),
+        ),
+        Panel(
+            kind=Kind.LINES,
             title="Free space",
-            about="Of the agent's volumes, and the reserve below which it takes no part.",
+            about="Of the agent's volumes, and the reserve of data: below it the agent takes no part.",
             queries=(_one("disk_free_bytes", "{{volume}}"), _one("disk_reserve_bytes", "reserve")),
             unit="bytes",
             bounds=(0, None),
@@ -244,7 +251,8 @@ _DATA = Row(
         Panel(
             kind=Kind.LINES,
             title="Declined and refused",
-            about="Rounds that the site declined, and own updates that it refused to send, by cause.",
+            about="Rounds that the site declined, and own updates that it refused to send, by cause. Each point is a "
+            "sum over a span as long as the one shown, up to then.",
             queries=(
                 Query(expr=f"increase({_A}declines_total{{{_HERE}}}[$__range]) > 0", legend="declined: {{cause}}"),
                 Query(
@@ -279,8 +287,17 @@ _LINK = Row(
         ),
         Panel(
             kind=Kind.LINES,
+            title="Stalls of transfers",
+            about="How often a transfer stood still for a minute. Each point is a sum over a span as long as the one "
+            "shown, up to then.",
+            queries=(Query(expr=f"increase({_A}transfer_stalls_total{{{_HERE}}}[$__range])", legend="{{direction}}"),),
+            bounds=(0, None),
+        ),
+        Panel(
+            kind=Kind.LINES,
             title="Failed calls and new connections",
-            about="Calls that failed by kind, and how often the connection was made anew, in the chosen time.",
+            about="Calls that failed by kind, and how often the connection was made anew. Each point is a sum over a "
+            "span as long as the one shown, up to then.",
             queries=(
                 Query(expr=f"increase({_A}call_failures_total{{{_HERE}}}[$__range])", legend="{{kind}}"),
                 Query(expr=f"increase({_A}reconnects_total{{{_HERE}}}[$__range])", legend="connected anew"),

@@ -94,9 +94,12 @@ CATALOGUE: tuple[Metric, ...] = (
     ),
     _metric(_TRAINING, "training_loss", "Mean loss of the last training; absent where training is private"),
     _metric(
-        _TRAINING, "dice", "Mean Dice of the last validation on the site's own patients", labels={"region": "a region"}
+        _TRAINING,
+        "dice",
+        "Mean Dice on the site's own patients in the last validation of the run that run_info names",
+        labels={"region": "a region"},
     ),
-    _metric(_TRAINING, "dice_mean", "Mean of the regions' Dice of the last validation", _RATIO),
+    _metric(_TRAINING, "dice_mean", "Mean of the regions' Dice of that validation", _RATIO),
     _metric(_TRAINING, "training_seconds", "How long the last training took", _S),
     _metric(
         _TRAINING,

@@ -20,6 +20,7 @@ from site_agent.gathering import Tools
 from site_agent.monitoring.catalogue import ACTIVITIES
 from site_agent.monitoring.counters import BOOK
 from site_agent.monitoring.health import Health, nearest
+from site_agent.monitoring.seen import Trained
 
 _log = structlog.get_logger("site_agent.monitoring")
 Samples = dict[Labels, float] | float | None
@@ -95,7 +96,7 @@ class AgentCollector(Collector):
         yield "activity", states(now.phase if now.phase in ACTIVITIES else "idle", ACTIVITIES)
 
     def _training(self) -> Iterator[Row]:
-        found, steps = self._tools.watch.trained, self._tools.watch.steps
+        found, steps = self._of_this_run(), self._tools.watch.steps
         yield "training_loss", _known(found, lambda one: one.loss)
         yield "dice", _known(found, lambda one: _labelled(one.dice))
         yield "dice_mean", _known(found, lambda one: one.dice_mean)
@@ -103,6 +104,11 @@ class AgentCollector(Collector):
         present = _known(steps, lambda one: one.step_seconds)
         yield "step_seconds", _known(found, lambda one: one.step_seconds) if present is None else present
         yield "personal_filters_ratio", _known(found, lambda one: _labelled(one.personal))
+
+    def _of_this_run(self) -> Trained | None:
+        """Return the last training, if the run that `run_info` names is the one that it was for."""
+        found = self._tools.watch.trained
+        return found if found is not None and found.run == self._tools.status.now.run else None
 
     def _trainer(self) -> Iterator[Row]:
         machine = self._tools.watch.machine

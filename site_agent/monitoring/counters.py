@@ -166,13 +166,13 @@ class Watch:
         """Count a death of the trainer's process in a job."""
         self._counters["trainer_restarts_total"].inc()
 
-    def job_ended(self, job: str, result: Mapping[str, Any] | None) -> None:
-        """Note the end of a job and what the trainer found; None if it failed."""
+    def job_ended(self, job: str, result: Mapping[str, Any] | None, *, run: str) -> None:
+        """Note the end of a job of a run and what the trainer found; None if it failed."""
         self.busy, self.steps, self.gpu = False, None, None
         if result is None:
             return
         self.machine = Machine.of(result) or self.machine
         if job == "round" and not result.get("lost"):
-            self.trained = Trained.of(result, before=self.trained)
+            self.trained = Trained.of(result, run=run, before=self.trained)
             if not result.get("repeated"):
                 self._counters["training_steps_total"].inc(self.trained.steps)

@@ -80,14 +80,16 @@ class Trained:
     """The last training of a round.
 
     Attributes:
+        run: The run that the round is of.
         loss: Mean over its steps; None where it is omitted.
         seconds: How long it took.
         steps: How many.
-        dice: By region, of the last round that was validated.
+        dice: By region, of the run's last round that was validated.
         dice_mean: Over the regions.
         personal: Share of personal filters by layer.
     """
 
+    run: str
     loss: float | None
     seconds: float
     steps: int
@@ -96,11 +98,12 @@ class Trained:
     personal: Mapping[str, float]
 
     @classmethod
-    def of(cls, result: Mapping[str, Any], *, before: Self | None) -> Self:
-        """Return what the trainer found; a round that was not validated leaves the last Dice."""
+    def of(cls, result: Mapping[str, Any], *, run: str, before: Self | None) -> Self:
+        """Return what the trainer found; a round that was not validated leaves the last Dice of its run."""
         dice = result.get("dice")
         scores: Mapping[str, Any] = dice if isinstance(dice, Mapping) else {}
         found = cls(
+            run=run,
             loss=_number(result.get("loss")),
             seconds=_number(result.get("seconds")) or 0.0,
             steps=int(_number(result.get("steps")) or 0),
@@ -108,7 +111,7 @@ class Trained:
             dice_mean=_number(scores.get("mean")),
             personal=_numbers(result.get("personal")),
         )
-        if not scores and before is not None:
+        if not scores and before is not None and before.run == run:
             return replace(found, dice=before.dice, dice_mean=before.dice_mean)
         return found
 

@@ -99,6 +99,12 @@ async def _counted(chunks: AsyncIterator[Piece], moved: Callable[[int, int], Non
         moved(offset, len(data))
 
 
+def _run_of(arguments: Mapping[str, Any]) -> str:
+    """Return the id of the run that a job is about; empty if it is about none."""
+    spec = arguments.get("spec")
+    return str(spec.get("run_id", "")) if isinstance(spec, Mapping) else ""
+
+
 class WatchedTrainer:
     """Has the trainer's jobs done.
 
@@ -122,7 +128,7 @@ class WatchedTrainer:
         try:
             result = await self._inner.run(job, arguments, passing)
         finally:
-            self._watch.job_ended(job, result)
+            self._watch.job_ended(job, result, run=_run_of(arguments))
         return result
 
     def stop(self) -> None:

@@ -95,6 +95,22 @@ def test_an_alert_says_how_bad_it_is_what_is_wrong_and_where_the_remedy_stands(r
     assert said["description"].endswith((".", "}}"))
 
 
+def test_a_command_of_the_readme_makes_links_of_the_paths_to_the_runbook(tmp_path: Path) -> None:
+    (command,) = re.findall(r"(?m)^sed -i .*runbook_url.*$", (RULES / "README.md").read_text())
+    for name in ALERT_FILES:
+        (tmp_path / name).write_text((RULES / name).read_text())
+    done = run("bash", "-c", command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ALERT_FILES:
+        for group in yaml.safe_load((tmp_path / name).read_text())["groups"]:
+            for rule in group["rules"]:
+                link = re.fullmatch(
+                    r"https://[\w./-]+/(ops/runbooks/alerts\.md)#(\w+)", rule["annotations"]["runbook_url"]
+                )
+                assert link, rule["annotations"]["runbook_url"]
+                assert (ROOT / link[1]) == RUNBOOK
+
+
 def test_the_list_for_people_is_that_of_the_files() -> None:
     text = (RULES / "README.md").read_text()
     listed = re.findall(r"(?m)^\| (\w+) \| (critical|warning|info) \| (.+) \|$", text)

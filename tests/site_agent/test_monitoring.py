@@ -453,7 +453,7 @@ def test_a_budget_that_forbids_a_round_shows_as_a_refusal_of_privacy(tmp_path):
 def test_a_round_without_validation_leaves_the_last_dice(tmp_path):
     async def scenario(script, tools):
         await whole_round(script, tools)
-        tools.watch.job_ended("round", {**FOUND, "dice": None, "loss": None})
+        tools.watch.job_ended("round", {**FOUND, "dice": None, "loss": None}, run=ROUND.run)
         found = Probe(tools).values()
         assert found["dice", "whole"] == 0.8
         assert ("training_loss",) not in found, "private training tells none"
@@ -461,11 +461,27 @@ def test_a_round_without_validation_leaves_the_last_dice(tmp_path):
     play(tmp_path, scenario)
 
 
+def test_another_run_has_neither_the_dice_nor_the_loss_of_the_one_before(tmp_path):
+    async def scenario(script, tools):
+        probe = Probe(await whole_round(script, tools))
+        tools.status.now.run = "another"
+        found = probe.values()
+        assert found["run_info", "another", "plain"] == 1
+        told = {name for name, *_ in found}
+        assert told.isdisjoint({"dice", "dice_mean", "training_loss", "training_seconds", "personal_filters_ratio"})
+        tools.watch.job_ended("round", {**FOUND, "dice": None}, run="another")
+        found = probe.values()
+        assert found["training_loss",] == 0.75
+        assert {name for name, *_ in found}.isdisjoint({"dice", "dice_mean"}), "it was not validated yet"
+
+    play(tmp_path, scenario)
+
+
 def test_a_round_that_is_given_again_is_no_more_steps(tmp_path):
     async def scenario(_script, tools):
-        tools.watch.job_ended("round", FOUND)
-        tools.watch.job_ended("round", {**FOUND, "repeated": True})
-        tools.watch.job_ended("round", {"lost": True})
+        tools.watch.job_ended("round", FOUND, run=ROUND.run)
+        tools.watch.job_ended("round", {**FOUND, "repeated": True}, run=ROUND.run)
+        tools.watch.job_ended("round", {"lost": True}, run=ROUND.run)
         assert Probe(tools).values()["training_steps_total",] == 4
 
     play(tmp_path, scenario)
@@ -501,7 +517,7 @@ def test_the_gpu_shows_while_a_job_is_under_way_and_only_then(tmp_path):
         found = probe.values()
         assert (found["gpu_memory_used_bytes",], found["gpu_memory_size_bytes",]) == (2, 8)
         assert ("gpu_utilisation_ratio",) not in found, "nobody says without NVML"
-        watch.job_ended("round", None)
+        watch.job_ended("round", None, run=ROUND.run)
         assert ("gpu_memory_used_bytes",) not in probe.values()
 
     play(tmp_path, scenario)

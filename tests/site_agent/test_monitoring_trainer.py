@@ -39,7 +39,7 @@ def test_a_round_tells_what_it_was_trained_on_and_with(results):
 
 
 def test_a_round_tells_how_training_went_and_which_filters_are_personal(results):
-    trained = Trained.of(results.round, before=None)
+    trained = Trained.of(results.round, run="r", before=None)
     assert trained.steps > 0
     assert trained.step_seconds == trained.seconds / trained.steps > 0
     assert trained.loss > 0
@@ -50,15 +50,15 @@ def test_a_round_tells_how_training_went_and_which_filters_are_personal(results)
 
 def test_a_round_that_is_given_again_tells_the_same(results):
     assert results.again["repeated"]
-    assert Trained.of(results.again, before=None) == Trained.of(results.round, before=None)
+    assert Trained.of(results.again, run="r", before=None) == Trained.of(results.round, run="r", before=None)
     assert Machine.of(results.again) == Machine.of(results.round)
 
 
 def test_what_a_round_tells_is_what_the_watch_shows(results):
     watch = Watch()
-    watch.job_ended("open", results.opened)
+    watch.job_ended("open", results.opened, run="r")
     assert watch.trained is None
-    watch.job_ended("round", results.round)
+    watch.job_ended("round", results.round, run="r")
     assert watch.trained.personal == results.round["personal"]
     assert watch.machine.cases == results.round["patients"]
 
