@@ -197,6 +197,20 @@ def test_the_status_page_is_published_on_the_host_alone() -> None:
     assert "127.0.0.1:8445:8445" in services("compose.yaml")["services"]["coordinator"]["ports"]
 
 
+def test_the_names_of_the_steps_for_backups_are_those_of_the_files() -> None:
+    """What is in volumes and secrets is reached by name: a renamed one would make a backup of nothing."""
+    steps = (OPS / "README.md").read_text()
+    assert {"coordinator", "postgres", "adopt"} <= set(services("compose.yaml")["services"])
+    assert "postgres-password" in services("compose.yaml")["services"]["postgres"]["secrets"]
+    assert steps.count("/run/secrets/postgres-password") == 2
+    found = services("compose.yaml")["services"]["postgres"]["environment"]
+    assert f"pg_dump -U {found['POSTGRES_USER']} --format custom {found['POSTGRES_DB']}'" in steps
+    assert "`/var/lib/fedmepd/coordinator` in the volume `coordinator-data`" in steps
+    assert "coordinator-data:/var/lib/fedmepd" in services("compose.yaml")["services"]["coordinator"]["volumes"]
+    assert "INITIALISED=./restored/coordinator" in steps
+    assert "${INITIALISED:-" in (COMPOSE / "compose.yaml").read_text()
+
+
 def test_prometheus_scrapes_the_coordinator_over_their_common_network() -> None:
     jobs = {
         each["job_name"]: each for each in yaml.safe_load((COMPOSE / "prometheus.yml").read_text())["scrape_configs"]

@@ -193,3 +193,24 @@ def test_users_and_folders_are_made(tmp_path: Path) -> None:
     made = run(program("systemd-tmpfiles", _APT), "--create", f"--root={root}", SYSTEMD / "tmpfiles.conf")
     assert made.returncode == 0, made.stderr
     assert (root / "etc" / "fedmepd" / "secrets").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_steps_take_any_python_that_the_product_takes() -> None:
+    steps = (OPS / "README.md").read_text()
+    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
+    assert f"Python {oldest} or newer" in steps
+    assert re.findall(r"(?m)^(\S+) -m venv", steps) == ["python3"]
+
+
+def test_where_things_are_is_told_as_the_configurations_have_it() -> None:
+    from coordinator.config import load_config as coordinator_config
+    from site_agent.config import load_config as agent_config
+
+    told = dict(re.findall(r"(?m)^\| (coordinator|agent)'s folder[^|]*\|[^|]*(\|.*)$", (OPS / "README.md").read_text()))
+    for folder, columns in (("systemd", 1), ("compose", 2)):
+        data = {
+            "coordinator": coordinator_config(OPS / folder / "coordinator.toml", {}).coordinator.data,
+            "agent": agent_config(OPS / folder / "agent.toml").data,
+        }
+        for service in SERVICES:
+            assert f"`{data[service]}`" in told[service].split("|")[columns]
