@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
 
+import structlog
 from grpc import aio
 
 from coordinator.admin import Admin
@@ -224,10 +226,21 @@ class Served:
 
 
 @contextmanager
+def logs_apart() -> Iterator[None]:
+    """Keep what threads log out of what commands print: by default both go to the standard output."""
+    before = structlog.get_config()
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+@contextmanager
 def served(folder: Path) -> Iterator[Served]:
     """Make a consortium and a coordinator by command, serve it, and enrol the admin alice by command."""
     require_tls_1_3()
-    with patch.object(sealed, "_LOG2_COST", 10):
+    with logs_apart(), patch.object(sealed, "_LOG2_COST", 10):
         made = command(admin_main, "consortium", "init", folder / "consortium", "--name", CONSORTIUM)
         assert made.code == 0, made.err
         names = ("--name", "localhost,127.0.0.1")
