@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 
 def link(identity: options.Identity, minutes: _Minutes = 15.0, at: _At = "", as_json: options.Json = False) -> None:
-    """Print a link that opens the status page once; the session lasts eight hours, in that browser.
+    """Print a link that opens the status page once; the session lasts eight hours at most, in that browser.
 
     Whoever has the link gets in: hand it over on a channel that you trust. Your name stands in the audit log.
 
