@@ -21,7 +21,7 @@ _WORD = (
 _NAME = rf"{_WORD}[\w.-]{{0,40}}"
 _KEY = re.compile(rf"[\w.-]{{0,80}}?(?:{_WORD}|(?i:authorization|cookie))[\w.-]{{0,40}}")
 _OPTION = re.compile(rf"--?[\w-]{{0,40}}?{_NAME}")
-_SETS = r"['\"\\]{0,16}[ \t]{0,8}[:=][ \t]{0,8}"
+_SETS = r"['\"\\]{0,16}[ \t]{0,8}[:=][ \t]{0,8}+"
 _TRIPLE = re.compile(rf"({_NAME}{_SETS})(\"\"\"|''').*?(?:\2|\Z)", re.DOTALL)
 _BLOCK = re.compile(rf"({_NAME}[ \t]{{0,8}}:[ \t]{{0,8}})[|>][+-]?\d?[ \t]*+(?:\n[ \t]++[^\n]*+)+")
 _CLOSED = r".{0,2000}?(?<!\\)(?P=open)"
@@ -36,7 +36,7 @@ _GIVEN = re.compile(
 )
 _HEADER = re.compile(r"((?i:authorization|cookie|authenticate)['\"\\]{0,16}[ \t]{0,8}[:=]).+")
 _SCHEME = re.compile(r"\b((?i:bearer|basic|negotiate|ntlm)[ \t]{1,4})[A-Za-z0-9+/=._~-]{8,}+")
-_ELEMENT = re.compile(rf"(<[\w:.-]{{0,40}}?{_NAME}>)[^<]++")
+_ELEMENT = re.compile(rf"(<(?!secret>)[\w:.-]{{0,40}}?{_NAME}>)[^<\n]++")
 _QUERY = re.compile(r"([?&][\w.%-]{1,60}=)[^\s&'\"#]++")
 _PEM = re.compile(r"-{4,5} ?BEGIN [A-Z0-9 ]{1,60}-{4,5}.*?(?:-{4,5} ?END [A-Z0-9 ]{1,60}-{4,5}|\Z)", re.DOTALL)
 _PEM_END = re.compile(r"(?:^[A-Za-z0-9+/=]{1,76}\r?\n)?-----END [A-Z0-9 ]{1,60}-----", re.MULTILINE)

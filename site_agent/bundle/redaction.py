@@ -31,6 +31,7 @@ from site_agent.bundle.whereabouts import Whereabouts
 CANNOT_KNOW = (
     "a name or date of birth that is in free text only: in no folder, file name, manifest or table of this site",
     "a known name that is misspelt, abbreviated, split over lines, or a single letter",
+    "a known name of fewer than six signs with letters or digits right beside it",
     "a secret of words, or of fewer than 3 signs, that has no name such as `password` before it",
     "a host of one word in free text, without a domain, port, scheme or share beside it",
     "a patient's number as a JSON number in a field that is not named `case`, `patient`, `subject` or `mrn`",
@@ -47,7 +48,14 @@ _CASE = re.compile(
 )
 _ITEMS = re.compile(_ITEM)
 _LIKE_A_CASE = re.compile(r"(?<![\w-])(?i:case|patient|pat|subject|subj|sub)[-_#]?\d[\w-]*+")
-_CASE_FIELD = re.compile(r"(?i)(case|patient|subject)_?id|case|patient|mrn")
+_PERSON = re.compile(
+    r"(\b(?i:patient'?s?[ _]?(?:name|birth\w*|sex|age|address|comments?)|date of birth|birth[ _]?date|dob|geb)\b"
+    r"['\"\\]{0,8}[ ]?[:=. ][ ]?['\"\\]{0,8})[^\s,;'\"\\][^,;'\"\\\n]*+"
+)
+_DICOM_NAME = re.compile(r"(?<![\w^])\w[\w-]*+(?:\^+[\w-]++)+\^*")
+_CASE_FIELD = re.compile(
+    r"(?i)(case|patient|subject)_?id|case|patient|mrn|patient_?(name|birth\w*|sex|age|address|comments?)|birth_?date|dob"
+)
 _CASES_FIELD = re.compile(r"(?i)(case|patient|subject)(s|_?ids)")
 _MOMENT = re.compile(
     r"^\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?(?:Z|[+-]\d\d:?\d\d)?(?!\w)", re.MULTILINE
@@ -155,6 +163,8 @@ class Redactor:
 
         if self._case_pattern is not None:
             text = self._case_pattern.sub(lambda found: put(found[0]), text)
+        person = held.keep("<person>")
+        text = _DICOM_NAME.sub(person, _PERSON.sub(rf"\1{person}", text))
         text = _IMAGE.sub(lambda found: put(found[0].rsplit("/", 1)[-1]), text)
         text = _CASE.sub(lambda found: found[1] + _ITEMS.sub(lambda item: put(item[0]), found[2]), text)
         return _LIKE_A_CASE.sub(lambda found: put(found[0]), text)

@@ -37,6 +37,10 @@ LEAKS = {
     "patients 'Ab9', 'Xy8' and Zz7": "Xy8",
     "case Meyerhoff cannot be read": "Meyerhoff",
     "1.2.840.113619.2.55.3 in a header": "113619",
+    "PatientName: Elsa Bachmann, PatientBirthDate=19560312": "Bachmann",
+    "0010,0010 Bauer^Elfriede^^Dr": "Elfriede",
+    "Patient's Name: Fuchs; born": "Fuchs",
+    '{"PatientName": "Ganz", "birth_date": "19560313"}': "Ganz",
     "reason='failed:\\n0013 lacks' in x%200012.txt": "0013 lacks",
     # hosts
     "GET https://pacs.hospital-west.de/wado?studyUID=1 failed": "hospital-west",
@@ -91,7 +95,20 @@ LEAKS = {
     "-----BEGIN OPENSSH PRIVATE KEY-----\nhunter17\n": "hunter17",
     f"{'x' * 3900} {'y' * 190} Zimmermann{'z' * 5000}": "Zimmer",
 }
-ALSO_GONE = (*SHORT_IDS, "66105", "773311", "Ab9", "Zz7", "neuro/Lang", PROXY_USER, ENVIRONMENT_USER, "hunter", "filer")
+ALSO_GONE = (
+    *SHORT_IDS,
+    "19560312",
+    "19560313",
+    "66105",
+    "773311",
+    "Ab9",
+    "Zz7",
+    "neuro/Lang",
+    PROXY_USER,
+    ENVIRONMENT_USER,
+    "hunter",
+    "filer",
+)
 
 
 @pytest.fixture
@@ -193,6 +210,13 @@ def test_only_what_was_issued_is_a_pseudonym():
 def test_a_name_with_other_letters_is_the_same_patient():
     redactor = Redactor(["Jörg Groß"], places={})
     assert redactor.text("JOERG GROSS, Jorg Groß, J\\u00f6rg Gro\\u00df") == "<patient-1>, <patient-1>, <patient-1>"
+
+
+def test_the_rest_of_a_line_and_the_next_line_stay_beside_a_secret():
+    redactor = Redactor([], places={})
+    assert redactor.text("passphrase = 'a b'; opened x\nnext") == "passphrase = '<secret>'; opened x\nnext"
+    assert redactor.text("user=a password=b c=d\nnext") == "user=a password=<secret> c=d\nnext"
+    assert redactor.text("<Token>a b</Token> c\n<secret> d") == "<Token><secret></Token> c\n<secret> d"
 
 
 def test_json_stays_json():
