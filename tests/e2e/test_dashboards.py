@@ -30,15 +30,9 @@ pytestmark = pytest.mark.slow  # real processes with real training, a minute and
 ROUNDS = 3
 NAMES = tuple(dashboard.uid for dashboard in DASHBOARDS)
 NO_GPU = "there is no GPU here"
-NO_BUDGET = "the run is not private, so there is no budget"
-NO_LEDGER = "the lead has no ledger before a run is private"
 NOTHING_WRONG = "nothing went wrong in this run"
 EMPTY = {  # by what the query begins with, or has in it
     "fedmepd_agent_gpu_": NO_GPU,
-    "privacy_epsilon": NO_BUDGET,
-    "privacy_delta": NO_BUDGET,
-    "privacy_unbounded": NO_BUDGET,
-    "fedmepd_coordinator_privacy_ledger_entries": NO_LEDGER,
     "increase(fedmepd_coordinator_round_failures_total": NOTHING_WRONG,
     "increase(fedmepd_coordinator_dropouts_total": NOTHING_WRONG,
     "increase(fedmepd_coordinator_declines_total": NOTHING_WRONG,
@@ -47,6 +41,21 @@ EMPTY = {  # by what the query begins with, or has in it
     "increase(fedmepd_agent_updates_refused_total": NOTHING_WRONG,
     "fedmepd_agent_transfer_progress_ratio": "transfers of this size are over between two scrapes",
 }
+
+
+PRIVACY = f"\n[anchors]\nclusters = 1\n[privacy.anchors]\nnoise = 1.0\nreleases = {ROUNDS}\n"
+BUDGET = "\n[privacy]\nepsilon = 50.0\ndelta = 1e-4\n"
+UNBOUNDED = {"LeadPrivacyUnbounded", "PrivacyUnbounded"}  # everybody trains without noise, and has a budget
+
+
+class Budgeted(WatchedFederation):
+    """One in which everybody has a budget; the lead releases anchors under it, and training is not private."""
+
+    def _coordinator_toml(self) -> str:
+        return super()._coordinator_toml() + BUDGET
+
+    def _policy_toml(self) -> str:
+        return super()._policy_toml() + BUDGET + "unprotected = true\n"
 
 
 @dataclass(frozen=True)
@@ -68,8 +77,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     program("prometheus", "apt-get install prometheus")
     folder = tmp_path_factory.mktemp("watched")
     path = write_federation(folder, owned=OWNED_BY_FOUR, min_contributors=3)
+    path.write_text(path.read_text() + PRIVACY)
     config = load_config(path, overrides={"run.rounds": ROUNDS})
-    federation = WatchedFederation(folder / "federation", config, minimum_cohort=3)
+    federation = Budgeted(folder / "federation", config, minimum_cohort=3)
     federation.found()
     with federation.running(), prometheus(federation.folder) as asked:
         federation.enrol()
@@ -136,21 +146,20 @@ def test_every_rule_is_evaluated_and_every_recording_has_an_answer(watched: Watc
     )
     assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []
     recordings = [rule["name"] for rule in rules if rule["type"] == "recording"]
-    empty = [name for name in recordings if not watched.answer(name, instant=False)]
-    assert [name for name in empty if "privacy_epsilon" not in name] == []
+    assert [name for name in recordings if not watched.answer(name, instant=False)] == []
 
 
 def test_series_that_alerts_compare_are_there(watched: Watched) -> None:
     """An alert about a series that nobody makes would never fire."""
     for rule in watched.prometheus.rules():
-        if rule["type"] == "alerting" and "privacy_" not in rule["query"]:
+        if rule["type"] == "alerting":
             for name in set(re.findall(r"\bfedmepd_\w+(?::\w+)*", rule["query"])):
                 assert watched.answer(name, instant=False), f"{rule['name']}: {name}"
 
 
-def test_nothing_is_wrong_with_a_federation_that_is_well(watched: Watched) -> None:
+def test_nothing_is_wrong_with_a_federation_that_is_well_but_what_no_epsilon_bounds(watched: Watched) -> None:
     firing = watched.answer('ALERTS{alertstate="firing"}', instant=False)
-    assert {each["metric"]["alertname"] for each in firing} == set()
+    assert {each["metric"]["alertname"] for each in firing} == UNBOUNDED
 
 
 @pytest.mark.parametrize("name", ["federation", "site"])
