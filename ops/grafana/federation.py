@@ -110,7 +110,7 @@ _ROUNDS = Row(
         Panel(
             kind=Kind.LINES,
             title="Mean duration of phases",
-            about="By phase. Each point is the mean over a span as long as the one that is shown, up to then.",
+            about="By phase. Each point is the mean over a span as long as the one shown, up to then.",
             queries=(
                 Query(
                     expr=f"rate({_C}phase_duration_seconds_sum{{{_HERE}}}[$__range])"

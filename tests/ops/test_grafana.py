@@ -85,6 +85,31 @@ def test_a_panel_says_what_it_shows_and_in_which_unit(panel: dict[str, Any]) -> 
     assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
 
 
+@pytest.mark.parametrize("panel", each_panel())
+def test_a_line_over_the_shown_range_says_that_its_points_are(panel: dict[str, Any]) -> None:
+    if any("[$__range]" in target["expr"] for target in panel["targets"]) and panel["type"] == Kind.LINES:
+        assert "a span as long as the one shown" in panel["description"]
+
+
+@pytest.mark.parametrize("panel", each_panel())
+def test_a_range_is_chosen_by_who_looks_for_rounds_may_take_hours(panel: dict[str, Any]) -> None:
+    for target in panel["targets"]:
+        assert set(re.findall(r"\[(.+?)\]", target["expr"])) <= {"$__range", "$__rate_interval"}
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("federation", "fedmepd_coordinator_round_attempt"),
+        ("federation", "fedmepd_coordinator_trainer_restarts_total"),
+        ("site", "fedmepd_agent_trainer_restarts_total"),
+        ("site", "fedmepd_agent_transfer_stalls_total"),
+    ],
+)
+def test_what_tells_of_trouble_is_shown(name: str, metric: str) -> None:
+    assert any(metric in query.expr for query in queries(dashboard(name)))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_panels_lie_side_by_side_and_none_on_another(name: str) -> None:
     taken: dict[tuple[int, int], str] = {}
