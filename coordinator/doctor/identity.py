@@ -20,7 +20,7 @@ from security.pki.certificates import Usage, split_bundle, verify_chain
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _ANYWHERE = {"0.0.0.0", "::", ""}  # noqa: S104  compared with, not listened at
-_ISSUER_SOON, _ROOT_SOON = timedelta(days=60), timedelta(days=365)
+_ISSUER_SOON, _ROOT_SOON = timedelta(days=120), timedelta(days=365)
 
 
 def folder(config: Config) -> Finding:

@@ -30,7 +30,7 @@ resuming one draws other noise. It is for choosing settings, not for patients' g
 [bold]Examples[/]
 
   fedmepd simulate federation.toml --out runs/first
-  fedmepd simulate --out runs/first --resume          go on after a crash or Ctrl-C, bit for bit without \[privacy]
+  fedmepd simulate --out runs/first --resume   # after a crash or Ctrl-C, bit for bit without \[privacy]
   fedmepd simulate federation.toml --out runs/quick --set run.rounds=5 --set 'run.methods=["fedmepd","local"]'
 """
 

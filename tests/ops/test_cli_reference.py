@@ -55,7 +55,7 @@ def test_the_examples_are_command_lines_that_the_programs_take(name: str) -> Non
     lines = [line for block in found for line in block.splitlines()]
     assert len(lines) >= 4
     for line in lines:
-        words = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', line.partition(" > ")[0])]
+        words = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', re.split(r" > | # ", line)[0])]
         try:
             parse(words)
         except Exception as error:

@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from protos.terms import DeclineCause
-from site_agent.cli import main
+from site_agent.cli.main import run as main
 from site_agent.config import load_config
 from site_agent.doctor import Verdict, examine
 from site_agent.errors import ConfigError, RefusalError

@@ -16,7 +16,7 @@ from security.audit_file import records
 from security.errors import AuditError
 from site_agent import enrolment
 from site_agent.audit import FILE_NAME, LONGEST_TEXT, AuditLog
-from site_agent.cli import main
+from site_agent.cli.main import run as main
 from site_agent.errors import EnrolmentError, StorageError
 from tests.site_agent.agent_at_hand import build_agent, build_tools, until_true
 from tests.site_agent.test_agent_over_tls import LIMIT_S, command, expire, play, spawn

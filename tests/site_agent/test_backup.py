@@ -25,7 +25,7 @@ from security.sealed_stream import SealingWriter
 from site_agent import backup
 from site_agent.assembly import alone
 from site_agent.audit import AuditLog
-from site_agent.cli import main
+from site_agent.cli.main import run as main
 from site_agent.config import load_config
 from site_agent.errors import RefusalError, StateError, StorageError
 from site_agent.purse import Purse

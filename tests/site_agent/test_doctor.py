@@ -29,7 +29,7 @@ from protos.findings import Verdict, fail
 from protos.machine_findings import machine, patients
 from security import keys
 from site_agent.audit import AuditLog
-from site_agent.cli import main
+from site_agent.cli.main import run as main
 from site_agent.config import Config
 from site_agent.doctor import examine, network, service
 from site_agent.doctor.asking import ask_trainer

@@ -12,7 +12,7 @@ from fedmepd.plan import dump_plan, parse_plan
 from fedmepd.runspec import make_spec
 from protos.terms import DeclineCause
 from site_agent.approvals import Approvals, Kind, Subject, configuration_of
-from site_agent.cli import main
+from site_agent.cli.main import run as main
 from site_agent.config import load_config
 from site_agent.doctor import Verdict
 from site_agent.doctor.policy import examine_policy

@@ -14,7 +14,7 @@ from security.membership import Member, MembershipList, sign
 from security.membership_file import to_json
 from security.privacy.ledger import Ledger
 from security.privacy.terms import Budget, Claim, claim_key
-from site_agent.cli import main
+from site_agent.cli.main import run as main
 from site_agent.config import load_config
 from site_agent.doctor import Verdict
 from site_agent.doctor.ledger import examine_ledger

@@ -24,7 +24,7 @@ from site_agent.audit import AuditLog
 from site_agent.bundle import gather
 from site_agent.bundle.gather import redactor_of
 from site_agent.bundle.redaction import Redactor
-from site_agent.cli import main
+from site_agent.cli.main import run as main
 from site_agent.config import load_config
 from site_agent.doctor.asking import ask_trainer
 from site_agent.errors import StateError, StorageError
