@@ -1,11 +1,16 @@
-"""Shapes and types of the library's functions are checked at run time in tests, wherever jaxtyping and beartype can."""
+"""For all tests: drawn examples repeat; shapes and types are checked at run time, wherever jaxtyping and beartype can."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import jaxtyping
 import torch
+
+# Drawn examples are the same at every run, and a busy machine fails no test.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 # One thread: tests are small, and fixed sums must not depend on how many cores the machine has.
 torch.set_num_threads(1)
