@@ -1,4 +1,4 @@
-"""For all tests: drawn examples repeat; shapes and types are checked at run time, wherever jaxtyping and beartype can."""
+"""Of all tests: drawn examples repeat; shapes and types are checked at run time, wherever jaxtyping can."""
 
 from __future__ import annotations
 
