@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130
 
 
-class _Device(StrEnum):
+class Device(StrEnum):
+    """Where to compute."""
+
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
@@ -41,7 +43,7 @@ _Out = Annotated[Path, typer.Option("--out", help="Folder to write <case>.nii.gz
 _Layout = Annotated[
     str | None, typer.Option("--layout", help="Layout of the folders, if not the one detected.", show_default=False)
 ]
-_Where = Annotated[_Device, typer.Option("--device", help="Where to compute.")]
+_Where = Annotated[Device, typer.Option("--device", help="Where to compute.")]
 _Overlap = Annotated[float, typer.Option("--overlap", help="Share that neighbouring windows have in common.")]
 _Window = Annotated[
     int | None, typer.Option("--window", help="Edge of the window in voxels, if not the model's.", show_default=False)
@@ -62,7 +64,7 @@ def predict(  # noqa: PLR0917  one argument per option
     inputs: _Inputs,
     out: _Out,
     layout: _Layout = None,
-    device: _Where = _Device.AUTO,
+    device: _Where = Device.AUTO,
     overlap: _Overlap = 0.5,
     window: _Window = None,
     probabilities: _Maps = False,

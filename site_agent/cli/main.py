@@ -15,7 +15,19 @@ import typer
 
 from fedmepd.helptext import flow
 
-_COMMANDS = ("enroll", "run", "status", "doctor", "support_bundle", "backup", "policy", "privacy", "audit", "config")
+_COMMANDS = (
+    "enroll",
+    "run",
+    "status",
+    "doctor",
+    "support_bundle",
+    "backup",
+    "predict",
+    "policy",
+    "privacy",
+    "audit",
+    "config",
+)
 _DEBUG_FLAG = "--debug"
 _INTERRUPTED = 130
 

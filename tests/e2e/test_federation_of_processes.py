@@ -104,6 +104,18 @@ def test_every_site_can_show_what_it_did(both: Both) -> None:
         assert actions.count("secagg.unmasked") == (ROUNDS["secure"] if both.mode == "secure" else 0)
 
 
+def test_a_site_segments_its_patients_with_its_own_model(both: Both) -> None:
+    folder = both.federation.folder / "sites" / both.members[1]
+    cohort = both.federation._config.sites[0].cohort
+    words = ["predict", str(cohort), "--config", str(folder / "agent.toml"), "--out", str(folder / "out"), "--json"]
+    done = subprocess.run(_command("site_agent.cli", words), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["model"]["file"] == str(max((folder / "data" / "results").glob("*/methods/*/models/*.safetensors")))
+    assert {case["status"] for case in said["cases"]} == {"predicted"}
+    assert len(list((folder / "out").glob("*.nii.gz"))) == len(said["cases"]) > 0
+
+
 def test_no_secret_of_a_round_is_left(both: Both) -> None:
     for member in both.members[1:]:
         data = both.federation.folder / "sites" / member / "data"
