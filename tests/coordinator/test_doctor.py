@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -90,12 +91,18 @@ def is_mendable(finding: Finding, verdict: Verdict, words: str) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return hash by name of all files, without those that SQLite keeps beside an open database."""
+    """Return hash by name of all files; of a database that of what is in it, wherever SQLite keeps it just now."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.endswith(("-wal", "-shm")):
-            found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+            content = told(path).encode() if path.suffix == ".db" else path.read_bytes()
+            found[str(path)] = hashlib.sha256(content).hexdigest()
     return found
+
+
+def told(database: Path) -> str:
+    with closing(sqlite3.connect(database)) as opened:
+        return "\n".join(opened.iterdump())
 
 
 def begin(world: Hospital) -> Registry:
