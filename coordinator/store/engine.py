@@ -28,6 +28,7 @@ from fedmepd.durable import sync_folder
 _PATIENCE_S = 60.0
 _CONNECT_S = 10
 _IDLE_S = 600  # an abandoned unit of work is ended by the server then
+_CACHE_KIB = 512  # by default 2 MiB, which would fill with a thousand rounds and look like a leak
 _LOG_BYTES = 16 << 20  # what remains of SQLite's write-ahead log after a checkpoint, of which there is one per 4 MB
 _LOCK_KEY = 0x6665646D657064  # "fedmepd"
 _LOCK = (
@@ -167,7 +168,13 @@ def _engine(url: URL, patience_s: float) -> Engine:
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # BEGIN is ours
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"journal_size_limit={_LOG_BYTES}"):
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"journal_size_limit={_LOG_BYTES}",
+        f"cache_size=-{_CACHE_KIB}",
+    ):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
