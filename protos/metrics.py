@@ -6,15 +6,20 @@ and labels and types are those that it states. Names follow Prometheus: base uni
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
 
 Labels = tuple[str, ...]
+Samples = Mapping[Labels, float] | float | None
+Row = tuple[str, Samples]
+Part = Callable[[], Iterable[Row]]
+_MOST_SIGNS = 300
 _TOTAL = "_total"
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter
 
@@ -70,7 +75,7 @@ class Book:
         """Return a metric by its name without the prefix."""
         return self._metrics[self._prefix + name]
 
-    def family(self, name: str, samples: Mapping[Labels, float] | float | None) -> Family:
+    def family(self, name: str, samples: Samples) -> Family:
         """Return a gauge or counter as it is now, for a collector.
 
         Args:
@@ -100,6 +105,41 @@ class Book:
         """Return a histogram of events."""
         metric = self.metric(name)
         return Histogram(metric.base, metric.help, tuple(metric.labels), registry=registry, buckets=metric.buckets)
+
+
+class PartedCollector(Collector):
+    """Reads a service's state part by part when somebody asks; what cannot be read is left out, and the rest is told.
+
+    Args:
+        book: The metrics.
+        unreadable: Told a part's name and what is wrong with it, once for each part.
+    """
+
+    def __init__(self, book: Book, unreadable: Callable[[str, str], object]) -> None:
+        self._book, self._unreadable = book, unreadable
+        self._broken: set[str] = set()
+
+    def parts(self) -> Sequence[Part]:
+        """Return what there is to read: each part gives names without the prefix, with their samples."""
+        raise NotImplementedError
+
+    def describe(self) -> Iterable[Family]:
+        """Say nothing beforehand: what is there depends on what is known."""
+        return ()
+
+    def collect(self) -> Iterator[Family]:
+        """Yield every metric of the parts; of one that is not known, only its name."""
+        for part in self.parts():
+            name = getattr(part, "__name__", "part").strip("_")
+            try:
+                rows = list(part())
+            except Exception as error:  # noqa: BLE001  whatever it is, the rest is told
+                if name not in self._broken:
+                    self._broken.add(name)
+                    self._unreadable(name, str(error)[:_MOST_SIGNS])
+                continue
+            for metric, samples in rows:
+                yield self._book.family(metric, samples)
 
 
 def states(present: str, values: Iterable[str]) -> dict[Labels, float]:

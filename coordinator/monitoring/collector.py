@@ -6,12 +6,11 @@ cannot be read is left out, and the rest is told: a scrape never fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 from prometheus_client.metrics_core import Metric as Family
-from prometheus_client.registry import Collector
 
 from coordinator.auth import OPEN, ROLES
 from coordinator.budgets import Spending
@@ -41,13 +40,11 @@ from coordinator.registry import Registry
 from coordinator.standing import ownership, word
 from coordinator.state import AWAITED, RoundState, RunState, SiteStatus
 from fedmepd import __version__
-from protos.metrics import Book, Labels, states
+from protos.metrics import Book, Labels, Part, PartedCollector, Row, states
 from protos.terms import PROTOCOL, Phase
 from security.identity import Role
 
 _log = structlog.get_logger("coordinator.monitoring")
-Samples = Mapping[Labels, float] | float | None
-Row = tuple[str, Samples]
 BOOK = Book(PREFIX, CATALOGUE)
 _UPLOADING = (SiteStatus.READY, *AWAITED[Phase.MASKED])
 
@@ -71,7 +68,7 @@ class Sources:
     clock: Callable[[], float]
 
 
-class CoordinatorCollector(Collector):
+class CoordinatorCollector(PartedCollector):
     """Collects.
 
     Args:
@@ -82,17 +79,17 @@ class CoordinatorCollector(Collector):
     def __init__(self, sources: Sources, health: Health) -> None:
         self._from, self._health = sources, health
         self.ledger: Asked[Spending | None] = Asked(sources.spending)
-        self._broken: set[str] = set()
-
-    def describe(self) -> Iterable[Family]:
-        """Say nothing beforehand: what is there depends on what is known."""
-        return ()
+        super().__init__(BOOK, lambda part, reason: _log.warning("metrics cannot be read", part=part, reason=reason))
 
     def collect(self) -> Iterator[Family]:
-        """Yield every metric but histograms; of one that is not known, only its name."""
+        """Ask what takes its time, and yield every metric but histograms meanwhile."""
         self._health.begin()
         self.ledger.begin()
-        for part in (
+        yield from super().collect()
+
+    def parts(self) -> Sequence[Part]:
+        """Return what there is to read."""
+        return (
             self._service,
             self._run,
             self._round,
@@ -104,20 +101,7 @@ class CoordinatorCollector(Collector):
             self._quality,
             self._things,
             self._privacy,
-        ):
-            try:
-                rows = list(part())
-            except Exception as error:  # noqa: BLE001  whatever it is, the rest is told
-                self._say(part.__name__, error)
-                continue
-            for name, samples in rows:
-                yield BOOK.family(name, samples)
-
-    def _say(self, part: str, error: Exception) -> None:
-        """Put a fault into the log, once."""
-        if part not in self._broken:
-            self._broken.add(part)
-            _log.warning("metrics cannot be read", part=part.strip("_"), reason=str(error)[:300])
+        )
 
     # -- the service ------------------------------------------------------------------------------------------------
 

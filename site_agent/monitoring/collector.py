@@ -6,15 +6,13 @@ What cannot be read is left out, and the rest is told: a scrape never fails.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
-from prometheus_client.metrics_core import Metric as Family
-from prometheus_client.registry import Collector
 
 from fedmepd import __version__
-from protos.metrics import Labels, states
+from protos.metrics import Labels, Part, PartedCollector, Row, Samples, states
 from protos.terms import PROTOCOL
 from site_agent.gathering import Tools
 from site_agent.monitoring.catalogue import ACTIVITIES
@@ -23,12 +21,10 @@ from site_agent.monitoring.health import Health, nearest
 from site_agent.monitoring.seen import Trained
 
 _log = structlog.get_logger("site_agent.monitoring")
-Samples = dict[Labels, float] | float | None
-Row = tuple[str, Samples]
 _T = TypeVar("_T")
 
 
-class AgentCollector(Collector):
+class AgentCollector(PartedCollector):
     """Collects.
 
     Args:
@@ -38,15 +34,11 @@ class AgentCollector(Collector):
 
     def __init__(self, tools: Tools, health: Health) -> None:
         self._tools, self._health = tools, health
-        self._broken: set[str] = set()
+        super().__init__(BOOK, lambda part, reason: _log.warning("metrics cannot be read", part=part, reason=reason))
 
-    def describe(self) -> Iterable[Family]:
-        """Say nothing beforehand: what is there depends on what is known."""
-        return ()
-
-    def collect(self) -> Iterator[Family]:
-        """Yield every metric of state; of one that is not known, only its name."""
-        for part in (
+    def parts(self) -> Sequence[Part]:
+        """Return what there is to read."""
+        return (
             self._agent,
             self._coordinator,
             self._round,
@@ -57,20 +49,7 @@ class AgentCollector(Collector):
             self._standing,
             self._privacy,
             self._approvals,
-        ):
-            try:
-                rows = list(part())
-            except Exception as error:  # noqa: BLE001  whatever it is, the rest is told
-                self._say(part.__name__, error)
-                continue
-            for name, samples in rows:
-                yield BOOK.family(name, samples)
-
-    def _say(self, part: str, error: Exception) -> None:
-        """Put a fault into the log, once."""
-        if part not in self._broken:
-            self._broken.add(part)
-            _log.warning("metrics cannot be read", part=part.strip("_"), reason=str(error)[:300])
+        )
 
     def _agent(self) -> Iterator[Row]:
         checks = self._health.checks()
