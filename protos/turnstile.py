@@ -31,16 +31,21 @@ class Turnstile:
         """Make room again."""
         self._free.release()
 
-    @contextlib.contextmanager
-    def timed(self, connection: socket.socket) -> Iterator[None]:
-        """Cut a connection that is still in the block when its time is over; its reads end, and its writes fail."""
-        watch = threading.Timer(self._longest_s, _cut, (connection,))
-        watch.daemon = True
-        watch.start()
-        try:
-            yield
-        finally:
-            watch.cancel()
+    def timed(self, connection: socket.socket) -> contextlib.AbstractContextManager[None]:
+        """Cut a connection that is still in the block when its time is over."""
+        return within(self._longest_s, connection)
+
+
+@contextlib.contextmanager
+def within(seconds: float, connection: socket.socket) -> Iterator[None]:
+    """Cut a connection unless the block is over in time; its reads end then, and its writes fail."""
+    watch = threading.Timer(seconds, _cut, (connection,))
+    watch.daemon = True
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.cancel()
 
 
 def _cut(connection: socket.socket) -> None:

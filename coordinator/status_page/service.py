@@ -14,7 +14,6 @@ import socketserver
 import ssl
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any, Self
 
 import structlog
@@ -25,6 +24,7 @@ from coordinator.status_page.door import Door
 from coordinator.status_page.reader import Reader
 from coordinator.status_page.requests import Handler, Site
 from coordinator.status_page.tls import Contexts
+from protos.turnstile import within
 
 _MOST_CONNECTIONS, _MOST_OF_A_PLACE = 32, 8
 _IDLE_S, _HANDSHAKE_S, _LONGEST_S, _FAREWELL_S = 10.0, 4.0, 25.0, 1.0
@@ -133,9 +133,9 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def _answer(self, secured: ssl.SSLSocket, client_address: Any) -> None:
         """Shake hands and answer; the connection is cut when the time for either is over."""
-        with _within(_HANDSHAKE_S, secured):
+        with within(_HANDSHAKE_S, secured):
             secured.do_handshake()
-        with _within(_LONGEST_S, secured):
+        with within(_LONGEST_S, secured):
             self.finish_request(secured, client_address)
             secured.settimeout(_FAREWELL_S)
             with contextlib.suppress(OSError):
@@ -146,20 +146,3 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self._busy[place] -= 1
             if not self._busy[place]:
                 del self._busy[place]
-
-
-@contextlib.contextmanager
-def _within(seconds: float, connection: socket.socket) -> Iterator[None]:
-    """Cut a connection unless the block is over in time."""
-    watch = threading.Timer(seconds, _cut, (connection,))
-    watch.daemon = True
-    watch.start()
-    try:
-        yield
-    finally:
-        watch.cancel()
-
-
-def _cut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)
