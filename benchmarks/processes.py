@@ -28,13 +28,13 @@ import numpy as np
 import structlog
 from grpc import aio
 
-from coordinator.cli.serve import return_memory, spare_memory
 from coordinator.events import TrainLead
 from coordinator.ports import LeadFiles
 from fedmepd.artefacts import segment_length
 from fedmepd.durable import replacing
 from fedmepd.layout import Layout, build_layout
 from fedmepd.layout_json import layout_to_json
+from protos.heap import return_memory, spare_memory
 from security.folders import IdentityFolder
 from tests.federation.hospital import MODALITIES, Hospital, IdleLead
 
@@ -65,6 +65,26 @@ def forget_peak(pid: int) -> int:
     """Set a process's peak to what it uses now, and return that."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     return memory(pid, "VmRSS")
+
+
+@contextlib.contextmanager
+def full_page_cache(folder: Path) -> Iterator[None]:
+    """Fill the memory that is free with cached pages of a file without contents, for as long as the block lasts.
+
+    On a machine that has run for a while, files that are written take their memory from the cache's oldest pages. In a
+    virtual machine with much free memory they take some that the host has to provide first, at up to 1 ms for a MiB:
+    three times what it costs to write to it, and more than hashing it.
+    """
+    path, piece = folder / "page-cache", bytearray(4 * MIB)
+    with path.open("xb") as file:
+        file.truncate(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(piece):
+            pass
+    try:
+        yield
+    finally:
+        path.unlink()
 
 
 def median(values: list[float]) -> float:

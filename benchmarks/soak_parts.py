@@ -24,13 +24,13 @@ import structlog
 
 from benchmarks.federated_round import write_contribution
 from benchmarks.processes import layout_of, say
-from coordinator.cli.serve import return_memory, spare_memory
 from coordinator.config import Config, Lead, Metrics, Retention, Service, StatusPage
 from coordinator.events import TrainLead
 from coordinator.ports import LeadFiles
 from coordinator.server import Coordinator, serve
 from fedmepd.aggregation import quantisation
 from fedmepd.layout_json import layout_to_json
+from protos.heap import return_memory, spare_memory
 from security import sealed
 from site_agent.assembly import alone, tools_of
 from site_agent.audit import AuditLog

@@ -22,15 +22,13 @@ from coordinator.instructions import with_heads
 from coordinator.monitoring.counters import Counters
 from coordinator.ports import BlobStore, Store
 from coordinator.reading import pieces
+from coordinator.receiving import Receiving
 from coordinator.runs import Runs
 from coordinator.secure_desk import SECURE, SecureDesk
 from coordinator.spool import Spool
-from coordinator.spool_writer import SpoolWriter
 from coordinator.state import RunState
-from coordinator.succession import Succession
 from protos.codec import Piece
 from protos.terms import (
-    CHUNK_BYTES,
     Accepted,
     Activity,
     ArtefactRef,
@@ -81,7 +79,8 @@ class SiteDesk:
         self._blobs, self._spool, self._admitted = blobs, spool, admitted
         self._max_update_bytes = max_update_bytes
         self._secure = SecureDesk(runs, max_update_bytes=max_update_bytes)
-        self._receiving, self._counters = Succession(), runs.counters
+        self._counters = runs.counters
+        self._receiving = Receiving(spool, runs.counters, runs.driver.saw)
 
     @property
     def counters(self) -> Counters:
@@ -217,7 +216,7 @@ class SiteDesk:
         round_id = self._check_wanted(site, ref)
         if await asyncio.to_thread(self._is_whole, site, ref):
             return ref.size
-        reached = await self._receive(site, ref, chunks)
+        reached = await self._receiving.take(site, ref, chunks)
         return reached if reached < ref.size else await self._complete(site, ref, round_id)
 
     async def _complete(self, site: str, ref: ArtefactRef, round_id: RoundId) -> int:
@@ -226,45 +225,6 @@ class SiteDesk:
         await asyncio.to_thread(self._keep, site, ref, path, round_id)
         self._counters.whole(site, ref)
         return ref.size
-
-    async def _receive(self, site: str, ref: ArtefactRef, chunks: AsyncIterator[Piece]) -> int:
-        """Write chunks to the spool and return what is there; a cut link keeps what came."""
-        first = await anext(chunks, None)
-        if first is None:
-            return await asyncio.to_thread(self._spool.offset, site, ref)
-        async with self._receiving.turn((site, ref)):  # the stream before may hang on a link that is dead
-            writer = await self._writer(site, ref, first[0])
-            try:
-                return await self._written(site, writer, first, chunks)
-            finally:  # shielded: a call that is cut off must not take back the closing while it waits for a thread
-                await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(writer.close)))
-
-    async def _written(self, site: str, writer: SpoolWriter, first: Piece, chunks: AsyncIterator[Piece]) -> int:
-        """Write and hash each chunk while the next one comes; return where they end."""
-        loop, marked, size = asyncio.get_running_loop(), writer.reached, writer.ref.size
-        following: Piece | None = first
-        while following is not None:
-            size_now, before = len(following[1]), writer.reached
-            writing = loop.run_in_executor(None, _write, writer, [following])
-            following = None
-            try:
-                following = await anext(chunks, None)
-            finally:
-                await asyncio.shield(writing)
-                self._counters.came(site, writer.ref, size_now, grew=writer.reached > before)
-            grew = writer.reached - marked >= min(CHUNK_BYTES, size - marked)
-            self._driver.saw(site, progress=grew)  # bytes that came before are no progress
-            marked = writer.reached if grew else marked
-        return writer.reached
-
-    async def _writer(self, site: str, ref: ArtefactRef, offset: int) -> SpoolWriter:
-        """Open an upload for writing; if the call is cut off meanwhile, nothing stays open."""
-        opening = asyncio.ensure_future(asyncio.to_thread(self._spool.writer, site, ref, offset))
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_close_opened)
-            raise
 
     def _keep(self, site: str, ref: ArtefactRef, path: Path, round_id: RoundId) -> None:
         """Give a whole upload to the blob store and note it.
@@ -327,17 +287,6 @@ def _named(instruction: Instruction) -> frozenset[ArtefactRef]:
     train = instruction.task.last if isinstance(instruction.task, Finish) else instruction.task
     refs = set(train.artefacts) if isinstance(train, Train) else set()
     return frozenset(refs | ({instruction.run_spec} if instruction.run_spec is not None else set()))
-
-
-def _close_opened(opening: asyncio.Future[SpoolWriter]) -> None:
-    """Close a writer that nobody waits for any more."""
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().close()
-
-
-def _write(writer: SpoolWriter, waiting: list[Piece]) -> None:
-    """Write what a list holds, and leave it empty: an executor holds on to arguments for longer than the work takes."""
-    writer.write(*waiting.pop())
 
 
 def body_hash(serialized: bytes) -> bytes:

@@ -55,12 +55,14 @@ _GRACE_S = 2.0
 _RENEWAL_CHECK_S = 600.0
 _REREAD_S = 60.0
 _WINDOW_BYTES = 4 << 20
+_FRAME_BYTES = 1 << 20
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    # what a site may send ahead of what was taken; gRPC would raise it with the speed of the line (decision 0009)
+    # what a site may send ahead of what was taken, and in a frame; gRPC would raise it with the line (decision 0009)
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
+    ("grpc.http2.max_frame_size", _FRAME_BYTES),
     ("grpc.http2.min_ping_interval_without_data_ms", 60_000),
     ("grpc.keepalive_time_ms", 150_000),
     ("grpc.keepalive_timeout_ms", 60_000),

@@ -145,7 +145,8 @@ class SpoolWriter:
             raise RefusedError(f"bytes up to {offset + size} are more than the announced {self.ref.size}")
 
     def _append(self, data: memoryview) -> None:
-        written = 0
+        written, digest = 0, self.digest.copy()
+        digest.update(data)  # first, so that what is copied to the disk's cache is near
         try:
             while written < len(data):
                 written += os.pwrite(self._descriptor, data[written:], self.reached + written)
@@ -153,7 +154,7 @@ class SpoolWriter:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, self.reached)
             raise _cannot_keep(error) from error
-        self.digest.update(data)
+        self.digest = digest
         self.reached += len(data)
 
     def _synchronise_soon(self) -> None:

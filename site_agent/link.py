@@ -123,20 +123,20 @@ class Link:
             reply = await self.stub.UploadOffset(codec.encode_upload_offset_request(ref), timeout=CALL_S)
             return codec.decode_offset(reply, ref)
 
-    async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[codec.Piece], *, stall_s: float) -> int:
+    async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[codec.UploadChunk], *, stall_s: float) -> int:
         """Send chunks of an artefact and return the durable offset.
 
         Args:
             ref: What is sent.
-            chunks: (offset, bytes) in order.
+            chunks: In order.
             stall_s: Longest time without progress.
         """
         with self._calling():
             call: _Upload = self._open.stream_unary(_UPLOAD, response_deserializer=messages.UploadReply.FromString)()
             try:
                 await _write(call, codec.encode_upload_start(ref).SerializeToString(), stall_s)
-                async for offset, data in chunks:
-                    if not await _write(call, codec.dump_upload_chunk(offset, data), stall_s):
+                async for chunk in chunks:
+                    if not await _write(call, chunk.message, stall_s):
                         break  # the coordinator has answered already
                 else:
                     await call.done_writing()

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Any, Literal, Protocol
 
 from fedmepd.supervision import ProgressListener
-from protos.codec import NextQuery, Piece
+from protos.codec import NextQuery, Piece, UploadChunk
 from protos.terms import ArtefactRef, Instruction, ReportReply
 
 Outcome = Literal["accepted", "refused", "failed"]
@@ -37,7 +37,7 @@ class Coordinator(Protocol):
     async def upload_offset(self, ref: ArtefactRef) -> int:
         """Ask how much of an upload is durable."""
 
-    async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[Piece], *, stall_s: float) -> int:
+    async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[UploadChunk], *, stall_s: float) -> int:
         """Send chunks and return the durable offset."""
 
     def download(self, ref: ArtefactRef, begin: int, *, stall_s: float) -> AsyncGenerator[Piece, None]:

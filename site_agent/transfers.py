@@ -7,23 +7,26 @@ holds a few chunks; reading, writing, hashing and synchronising happen in thread
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from fedmepd.durable import sync_folder
 from fedmepd.handles import Handle
-from protos.codec import Piece
+from protos.codec import Piece, UploadChunk, read_upload_chunk
 from protos.terms import CHUNK_BYTES, ArtefactRef
 from site_agent.errors import CorruptedError, StorageError, UnreachableError
 from site_agent.faults import disk
 
 _PART = ".part"
 _HASH_BYTES = 4 << 20
-_READ_BYTES = 4 * CHUNK_BYTES
+_READ_BYTES = 2 * CHUNK_BYTES
 _SYNCHRONISED_BYTES = 8 << 20
 _TRIES = 2
 Progress = Callable[[int, int], None]
@@ -35,8 +38,8 @@ class Wire(Protocol):
     async def upload_offset(self, ref: ArtefactRef) -> int:
         """Ask how much of an upload is durable."""
 
-    async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[Piece], *, stall_s: float) -> int:
-        """Send chunks, each of which is good until the next is asked for, and return the durable offset."""
+    async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[UploadChunk], *, stall_s: float) -> int:
+        """Send chunks and return the durable offset."""
 
     def download(self, ref: ArtefactRef, begin: int, *, stall_s: float) -> AsyncGenerator[Piece, None]:
         """Receive chunks."""
@@ -151,10 +154,11 @@ class _Part:
 
     def write(self, waiting: list[bytes | memoryview]) -> None:
         """Append what a list holds, and leave it empty: an executor holds on to arguments for longer than it works."""
-        data = waiting.pop()
+        data, digest = waiting.pop(), self._digest.copy()
+        digest.update(data)  # first, so that what is copied to the disk's cache is near
         with disk(self._path):
             self._file.run(lambda file: write_all(file, data))
-        self._digest.update(data)
+        self._digest = digest
         self.size += len(data)
 
     def flush(self) -> None:
@@ -238,31 +242,48 @@ async def send(
         raise UnreachableError(f"the coordinator has {begin} of {ref.size} bytes")
 
 
-async def _chunks(path: Path, begin: int, size: int, progress: Progress) -> AsyncGenerator[Piece, None]:
-    """Yield a file's chunks, each good until the next, and read some ahead while they are sent."""
+async def _chunks(path: Path, begin: int, size: int, progress: Progress) -> AsyncGenerator[UploadChunk, None]:
+    """Yield a file's chunks, and read some ahead while they are sent."""
     loop, source = asyncio.get_running_loop(), Handle(lambda: path.open("rb", 0))
-    spare, filled = (memoryview(bytearray(min(_READ_BYTES, max(size, 1)))) for _ in range(2))
-    reading: asyncio.Future[int] | None = None
-    offset = begin
+    starts = iter(range(begin, size, _READ_BYTES))
+
+    def ahead() -> asyncio.Future[deque[UploadChunk]] | None:
+        start = next(starts, None)
+        return None if start is None else loop.run_in_executor(None, _read, source, path, start, size)
+
+    reading = ahead()
     try:
-        reading = loop.run_in_executor(None, _read, source, path, spare, offset)
-        while reading is not None and (count := await reading):
-            spare, filled = filled, spare
-            if offset + count < size:
-                reading = loop.run_in_executor(None, _read, source, path, spare, offset + count)
-            else:
-                reading = None
-            for start in range(0, count, CHUNK_BYTES):
-                data = filled[start : min(start + CHUNK_BYTES, count)]
-                yield offset, data
-                offset += len(data)
-                progress(offset, size)
+        while reading is not None:
+            read = await reading
+            reading = ahead()
+            while read:
+                chunk = read.popleft()
+                yield chunk
+                progress(chunk.end, size)
     finally:  # without a wait: whoever is cancelled may be cancelled again here
         if reading is not None:
             reading.cancel()
         source.close()
 
 
-def _read(source: Handle, path: Path, buffer: memoryview, offset: int) -> int:
+def _read(source: Handle, path: Path, start: int, size: int) -> deque[UploadChunk]:
+    """Read the next chunks of a file, each into the message that brings it."""
+    offsets = range(start, min(start + _READ_BYTES, size), CHUNK_BYTES)
+
+    def read(file: BinaryIO) -> deque[UploadChunk]:
+        return deque(
+            read_upload_chunk(offset, min(CHUNK_BYTES, size - offset), partial(_fill, file, offset))
+            for offset in offsets
+        )
+
     with disk(path):
-        return source.run(lambda file: os.preadv(file.fileno(), [buffer], offset))
+        return source.run(read)
+
+
+def _fill(file: BinaryIO, offset: int, view: memoryview) -> None:
+    """Read as much as a view holds."""
+    while view:
+        count = os.preadv(file.fileno(), [view], offset)
+        if not count:
+            raise OSError(errno.EIO, "the file is shorter than it was")
+        view, offset = view[count:], offset + count

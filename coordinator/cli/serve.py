@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import logging
 import signal
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from protos.heap import return_memory, spare_memory
+
 if TYPE_CHECKING:
     from coordinator.server import Coordinator
 
 _Config = Annotated[Path, typer.Option("--config", "-c", help="Configuration (TOML), made by `init`.")]
-_M_ARENA_MAX, _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -8, -3, -1  # glibc's malloc.h
-_LARGE_BYTES = 4 << 20
 _HELP = """Serve the federation until SIGTERM or Ctrl-C; what was going on goes on at the next start.
 
 Listens for members (with certificates) and, unless coordinator.enrolment is left out, for newcomers (with tokens). The
@@ -85,21 +84,6 @@ def check(config: _Config = Path("coordinator.toml")) -> None:
     typer.echo(f"{config}: ok; {loaded.identity}, certificate until {loaded.facts.not_after:%Y-%m-%d}")
 
 
-def spare_memory() -> None:
-    """Keep the C library from holding on to memory: transfers use many threads and large pieces.
-
-    One heap instead of one for each thread; and what is larger than a message goes back to the system when it is freed
-    (left alone, glibc raises that limit to 32 MiB and such pieces tear holes into the heap).
-    Peaks over rounds of 8 sites with 40 MB each: 369 MB with two heaps, 274 with the limits too, 227 with one heap and
-    sums of one segment at a time.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        library = ctypes.CDLL(None)
-        library.mallopt(_M_ARENA_MAX, 1)
-        library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-        library.mallopt(_M_TRIM_THRESHOLD, 4 * _LARGE_BYTES)
-
-
 @contextlib.contextmanager
 def without_rich() -> Iterator[None]:
     """Keep structlog from loading rich and pygments, 4 MB for coloured tracebacks; what is imported later gets them."""
@@ -111,12 +95,6 @@ def without_rich() -> Iterator[None]:
     finally:
         if hidden:
             del sys.modules["rich"]
-
-
-def return_memory() -> None:
-    """Give back to the system what starting up has freed: reading compiled modules leaves holes of several MB."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def log_to_stderr() -> None:

@@ -23,11 +23,12 @@ from protos.codec.enrolment import (
     encode_enrolment,
 )
 from protos.codec.framing import (
+    UploadChunk,
     dump_chunk,
-    dump_upload_chunk,
     parse_chunk,
     parse_upload_chunk,
     parse_upload_message,
+    read_upload_chunk,
 )
 from protos.codec.greetings import (
     Hello,
@@ -82,6 +83,7 @@ __all__ = [
     "Hello",
     "NextQuery",
     "Piece",
+    "UploadChunk",
     "Welcome",
     "decode_activity",
     "decode_artefact",
@@ -107,7 +109,6 @@ __all__ = [
     "decode_upload_start",
     "decode_welcome",
     "dump_chunk",
-    "dump_upload_chunk",
     "encode_activity",
     "encode_artefact",
     "encode_chunk",
@@ -131,4 +132,5 @@ __all__ = [
     "parse_chunk",
     "parse_upload_chunk",
     "parse_upload_message",
+    "read_upload_chunk",
 ]

@@ -1,4 +1,4 @@
-"""Messages that carry chunks, written and read as bytes: an artefact's data is copied once on its way out, never in.
+"""Messages that carry chunks, written and read as bytes: an upload's data is not copied, a download's once.
 
 The generated classes copy a mebibyte four times to send it and twice to receive it, which costs more than hashing it.
 What is written here is byte for byte what they write. What is read may be written in any way that protobuf allows:
@@ -6,6 +6,10 @@ whatever is not in the usual order goes through the generated classes. Total as 
 """
 
 from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
 
@@ -29,15 +33,43 @@ def dump_chunk(offset: int, data: bytes | memoryview) -> bytes:
     return b"".join((_chunk_head(offset, len(data)), data))
 
 
-def dump_upload_chunk(offset: int, data: bytes | memoryview) -> bytes:
-    """Return an `UploadMessage` with a chunk as it is sent.
+@dataclass(frozen=True, slots=True)
+class UploadChunk:
+    """An `UploadMessage` as it is sent, and which chunk of the artefact it brings.
+
+    Attributes:
+        offset: Of the chunk's first byte.
+        length: Of the chunk.
+        message: What is sent.
+    """
+
+    offset: int
+    length: int
+    message: bytes = field(repr=False)
+
+    @property
+    def end(self) -> int:
+        """Where the chunk ends."""
+        return self.offset + self.length
+
+
+def read_upload_chunk(offset: int, length: int, read: Callable[[memoryview], None]) -> UploadChunk:
+    """Return a chunk in the message that brings it, into which it is read.
 
     Args:
         offset: Of the first byte.
-        data: The piece.
+        length: Of the piece, in bytes.
+        read: Fills a view of so many bytes.
     """
-    head = _chunk_head(offset, len(data))
-    return b"".join((_CHUNK, _varint(len(head) + len(data)), head, data))
+    inner = _chunk_head(offset, length)
+    head = _CHUNK + _varint(len(inner) + length) + inner
+    message = io.BytesIO()
+    message.seek(len(head) + length - 1)
+    message.write(b"\0")  # as long as it will be
+    with message.getbuffer() as view, view[len(head) :] as data:
+        view[: len(head)] = head
+        read(data)
+    return UploadChunk(offset, length, message.getvalue())  # the buffer itself, since nobody else has it
 
 
 def parse_chunk(message: bytes, ref: ArtefactRef) -> Piece:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 PROTOCOL = 1  # the one version that this software speaks
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 2 << 20
 MAX_CHUNK_BYTES = 2 << 20
 MAX_MESSAGE_BYTES = 4 << 20
 

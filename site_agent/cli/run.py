@@ -27,6 +27,9 @@ def run(config: ConfigFile = DEFAULT, until_finished: _UntilFinished = False) ->
 
     Example: fedmepd-agent run --config /etc/fedmepd/agent.toml
     """
+    from protos.heap import spare_memory
+
+    spare_memory()
     from site_agent.assembly import run as run_agent
     from site_agent.config import load_config, passphrase
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from contextlib import aclosing, contextmanager
 from typing import Any
 
-from protos.codec import NextQuery, Piece
+from protos.codec import NextQuery, Piece, UploadChunk
 from protos.terms import ArtefactRef, Instruction, ReportReply
 from site_agent.errors import RemoteError, UnreachableError
 from site_agent.monitoring.counters import Watch
@@ -66,7 +66,7 @@ class WatchedCoordinator:
         with self._calling():
             return await self._inner.upload_offset(ref)
 
-    async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[Piece], *, stall_s: float) -> int:
+    async def upload(self, ref: ArtefactRef, chunks: AsyncIterator[UploadChunk], *, stall_s: float) -> int:
         """Send chunks; one counts once the next is asked for, since it is through then."""
         with self._watch.up.under_way(0, ref.size) as moved, self._calling():
             async with aclosing(_counted(chunks, moved)) as watched:
@@ -93,10 +93,12 @@ class WatchedCoordinator:
         self._watch.heard()
 
 
-async def _counted(chunks: AsyncIterator[Piece], moved: Callable[[int, int], None]) -> AsyncGenerator[Piece, None]:
-    async for offset, data in chunks:
-        yield offset, data
-        moved(offset, len(data))
+async def _counted(
+    chunks: AsyncIterator[UploadChunk], moved: Callable[[int, int], None]
+) -> AsyncGenerator[UploadChunk, None]:
+    async for chunk in chunks:
+        yield chunk
+        moved(chunk.offset, chunk.length)
 
 
 def _run_of(arguments: Mapping[str, Any]) -> str:

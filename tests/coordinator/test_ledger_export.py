@@ -43,7 +43,7 @@ def test_an_entry_that_is_being_written_is_left_out(tmp_path: Path, content: byt
 
 def test_a_large_ledger_comes_in_pieces(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    content = b"".join(b"%d %s\n" % (number, os.urandom(500).hex().encode()) for number in range(2100))
+    content = b"".join(b"%d %s\n" % (number, os.urandom(500).hex().encode()) for number in range(4200))
     path.write_bytes(content)
     assert len(content) > 2 * CHUNK_BYTES
     assert fetched(path) == content

@@ -7,12 +7,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from coordinator.server import Coordinator
 from fedmepd.layout import Layout, build_layout
+from protos import codec
 from protos.terms import CHUNK_BYTES, Accepted, ArtefactRef, Instruction, Submit, Submitted, Train, Trained
 from site_agent import link as link_module
 from site_agent.errors import RemoteError
@@ -179,14 +181,19 @@ def test_an_upload_goes_on_where_the_link_broke(tmp_path: Path, fault: Fault) ->
     play(tmp_path, act)
 
 
+def _copy(content: bytes, view: memoryview) -> None:
+    view[:] = content
+
+
 def test_an_upload_that_is_cut_off_after_its_last_byte_is_whole(tmp_path: Path) -> None:
     async def act(stage: Scene) -> None:
         ref, path, _ = await stage.submitting()
         content = path.read_bytes()
 
-        async def chunks() -> AsyncIterator[tuple[int, bytes]]:
+        async def chunks() -> AsyncIterator[codec.UploadChunk]:
             for offset in range(0, ref.size, CHUNK_BYTES):
-                yield offset, content[offset : offset + CHUNK_BYTES]
+                piece = content[offset : offset + CHUNK_BYTES]
+                yield codec.read_upload_chunk(offset, len(piece), partial(_copy, piece))
             await asyncio.sleep(30)
 
         upload = asyncio.create_task(stage.link.upload(ref, chunks(), stall_s=60))

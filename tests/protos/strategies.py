@@ -24,7 +24,6 @@ from protos.codec.checks import (
     SIGNATURE_BYTES,
 )
 from protos.terms import (
-    CHUNK_BYTES,
     PROTOCOL,
     Accepted,
     Activity,
@@ -286,7 +285,7 @@ ALTERNATIVES: dict[str, Pair] = {
 }
 
 # Decoders without a term of their own; transfers are of one artefact.
-WHOLE = ArtefactRef(sha256="ab" * 32, size=3 * CHUNK_BYTES)
+WHOLE = ArtefactRef(sha256="ab" * 32, size=3 << 20)
 OTHERS: dict[str, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
     "chunk": (lambda message: codec.decode_chunk(message, WHOLE), common.Chunk),
     "upload chunk": (lambda message: codec.decode_upload_chunk(message, WHOLE), federation.UploadMessage),

@@ -30,23 +30,43 @@ def outcome(decode, message):
     return offset, bytes(data)
 
 
+def upload(offset, data):
+    """Return an upload message whose chunk is read from here."""
+
+    def read(view):
+        view[:] = data
+
+    chunk = codec.read_upload_chunk(offset, len(data), read)
+    assert (chunk.offset, chunk.length, chunk.end) == (offset, len(data), offset + len(data))
+    return chunk.message
+
+
 @given(offset=offsets, data=pieces)
 @example(offset=0, data=b"x")
 @example(offset=127, data=bytes(127))
 @example(offset=128, data=bytes(128))
 def test_what_is_written_is_what_the_generated_classes_write(offset, data):
     assert codec.dump_chunk(offset, data) == codec.encode_chunk(offset, data).SerializeToString()
-    assert codec.dump_upload_chunk(offset, data) == codec.encode_upload_chunk(offset, data).SerializeToString()
+    assert upload(offset, data) == codec.encode_upload_chunk(offset, data).SerializeToString()
 
 
 @given(offset=offsets, data=pieces)
 def test_what_was_written_is_read(offset, data):
     assert codec.parse_chunk(codec.dump_chunk(offset, data), REF) == (offset, data)
-    assert codec.parse_upload_chunk(codec.dump_upload_chunk(offset, data), REF) == (offset, data)
+    assert codec.parse_upload_chunk(upload(offset, data), REF) == (offset, data)
+
+
+def test_a_chunk_that_cannot_be_read_is_no_message():
+    def read(view):
+        view[:1] = b"x"
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        codec.read_upload_chunk(0, 10, read)
 
 
 def test_the_data_are_a_view_of_the_message():
-    message = codec.dump_upload_chunk(5, bytes(1000))
+    message = upload(5, bytes(1000))
     data = codec.parse_upload_chunk(message, REF)[1]
     assert isinstance(data, memoryview)
     assert data.obj is message
@@ -88,7 +108,7 @@ def test_whatever_comes_is_what_the_generated_classes_make_of_it(kind, message):
 @pytest.mark.parametrize("size", [0, MAX_CHUNK_BYTES + 1])
 def test_chunks_of_no_size_that_is_allowed_are_refused(size):
     with pytest.raises(MalformedMessageError, match=rf"UploadMessage.chunk.data: {size} bytes"):
-        codec.parse_upload_chunk(codec.dump_upload_chunk(3, bytes(size)), REF)
+        codec.parse_upload_chunk(upload(3, bytes(size)), REF)
 
 
 def test_a_chunk_beyond_the_end_is_refused():

@@ -156,7 +156,7 @@ class Script:
     async def upload(self, ref, chunks, *, stall_s):
         del stall_s
         self._fail("upload")
-        self.uploaded = b"".join([data async for _, data in chunks])
+        self.uploaded = b"".join([bytes(codec.parse_upload_chunk(chunk.message, ref)[1]) async for chunk in chunks])
         return ref.size
 
     async def download(self, ref, begin, *, stall_s):

@@ -9,13 +9,14 @@ import tracemalloc
 
 import pytest
 
+from protos import codec
 from protos.terms import CHUNK_BYTES, ArtefactRef
 from site_agent import transfers
 from site_agent.errors import CorruptedError, StorageError, UnreachableError
 from site_agent.transfers import Downloads, send
 from tests.site_agent.fake_coordinator import FakeFederation, Faults, serving
 
-CONTENT = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(256)) * 400 + b"end"  # 3.1 chunks
+CONTENT = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(256)) * 800 + b"end"  # 3.1 chunks
 STALL_S = 5.0
 
 
@@ -162,8 +163,7 @@ def test_a_download_is_put_on_the_disk_as_it_comes_and_a_disk_that_fails_then_is
     assert asked
 
 
-def test_an_upload_reads_ahead_and_sends_every_byte_once_from_an_offset_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(transfers, "_READ_BYTES", 2 * CHUNK_BYTES)
+def test_an_upload_reads_ahead_and_sends_every_byte_once_from_an_offset_on(tmp_path):
     seen, sent = [], []
 
     class Wire:
@@ -172,7 +172,9 @@ def test_an_upload_reads_ahead_and_sends_every_byte_once_from_an_offset_on(tmp_p
 
         async def upload(self, ref, chunks, *, stall_s):
             del stall_s
-            async for offset, data in chunks:
+            async for chunk in chunks:
+                offset, data = codec.parse_upload_chunk(chunk.message, ref)
+                assert (offset, len(data)) == (chunk.offset, chunk.length)
                 assert offset == 5 + sum(map(len, sent))
                 sent.append(bytes(data))
             return ref.size
@@ -240,6 +242,17 @@ def test_an_upload_whose_file_is_gone_is_a_fault_of_the_disk(tmp_path):
     async def scenario(_, link):
         with pytest.raises(StorageError):
             await send(link, REF, tmp_path / "gone", stall_s=STALL_S)
+
+    play(scenario)
+
+
+def test_an_upload_whose_file_is_shorter_than_announced_is_a_fault_of_the_disk(tmp_path):
+    async def scenario(servicer, link):
+        path = upload_file(tmp_path)
+        os.truncate(path, CHUNK_BYTES + 5)
+        with pytest.raises(StorageError, match="shorter than it was"):
+            await send(link, REF, path, stall_s=STALL_S)
+        assert len(servicer.uploads.get(REF.sha256, b"")) <= CHUNK_BYTES
 
     play(scenario)
 
