@@ -47,7 +47,8 @@ def test_what_was_written_comes_back(size):
     sealed = seal(content)
     assert unseal(sealed) == content
     assert UnsealingReader(io.BytesIO(sealed), PASSPHRASE).read() == content
-    assert content[:64] not in sealed or not content
+    if size > 64:  # fewer bytes may be there by chance
+        assert content[:64] not in sealed
 
 
 def test_a_small_read_copies_what_it_returns_and_no_more():
